@@ -1,0 +1,41 @@
+"""Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
+
+from .auth import ApiToken
+from .client import Client, Statistics
+from .errors import (
+    AuthError,
+    ClientClosed,
+    ConfigurationError,
+    InvalidSignal,
+    QueueFull,
+    RiskbatchError,
+    WrongLoop,
+)
+from .limiter import RateLimit
+from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
+from .signals import RiskLevel, RiskSignal, parse_signals
+
+__all__ = [
+    "Abandoned",
+    "Accepted",
+    "ApiToken",
+    "AuthError",
+    "Client",
+    "ClientClosed",
+    "ConfigurationError",
+    "Expired",
+    "InvalidSignal",
+    "Outcome",
+    "QueueFull",
+    "RateLimit",
+    "Receipt",
+    "Rejected",
+    "RiskLevel",
+    "RiskSignal",
+    "RiskbatchError",
+    "Shed",
+    "Statistics",
+    "Superseded",
+    "WrongLoop",
+    "parse_signals",
+]

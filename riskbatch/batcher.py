@@ -1,0 +1,90 @@
+"""
+Which signals share a payload, and how a refused one is taken apart.
+
+Pure: no clock, no I/O. A payload has at most 20 events, and an event at most `subjects_per_event` signals, which must
+have the same timestamp and expiry, because Okta keeps those per event.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from .receipts import Receipt
+from .signals import RiskSignal, format_time
+from .wire import MAX_EVENTS
+
+
+class Batch:
+    """
+    The receipts that will ride in one request, grouped into events as they are added.
+
+    Attributes:
+        receipts: In the order in which they were added, the highest rank first.
+        is_probe: They are the suspects of a refused batch.
+    """
+
+    def __init__(self, subjects_per_event: int = 1) -> None:
+        self.is_probe = False
+        self.receipts: list[Receipt] = []
+        self._events: list[list[Receipt]] = []
+        self._subjects_per_event = subjects_per_event
+        self._open: dict[tuple[str, str | None], list[Receipt]] = {}
+
+    def add(self, receipt: Receipt) -> bool:
+        """Add *receipt* if its signal fits, and tell whether it did."""
+        event = self._event_for(receipt.signal)
+        if event is None:
+            return False
+        event.append(receipt)
+        self.receipts.append(receipt)
+        return True
+
+    def _event_for(self, signal: RiskSignal) -> list[Receipt] | None:
+        if self._subjects_per_event > 1:
+            # Compared as they are written: Okta sees milliseconds.
+            key = (format_time(signal.timestamp), format_time(signal.expires_at) if signal.expires_at else None)
+            event = self._open.get(key)
+            if event is not None and len(event) < self._subjects_per_event:
+                return event
+        if len(self._events) == MAX_EVENTS:
+            return None
+        self._events.append(event := [])
+        if self._subjects_per_event > 1:
+            self._open[key] = event
+        return event
+
+    @property
+    def events(self) -> list[list[RiskSignal]]:
+        """The signals, one list per event."""
+        return [[receipt.signal for receipt in event] for event in self._events]
+
+    def is_full(self) -> bool:
+        """Tell whether a signal with a timestamp of its own would find no room."""
+        return len(self._events) == MAX_EVENTS
+
+    def named(self, indices: Iterable[tuple[int, int | None]]) -> list[Receipt]:
+        """
+        Return the receipts at `(event, subject)` *indices*; no subject means all of the event's.
+
+        Indices that are not in the batch are passed over, since a server may say anything.
+        """
+        found: list[Receipt] = []
+        for event, subject in indices:
+            receipts = self._events[event] if event < len(self._events) else []
+            for receipt in receipts if subject is None else receipts[subject : subject + 1]:
+                if receipt not in found:
+                    found.append(receipt)
+        return found
+
+
+def split(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
+    """
+    Split a refused batch of at least two: where the level changes, else in two halves.
+
+    A piece has one level, so that probing it never carries a LOW while somebody's HIGH waits.
+    """
+    pieces: dict[object, list[Receipt]] = {}
+    for receipt in receipts:
+        pieces.setdefault(receipt.signal.risk_level, []).append(receipt)
+    if len(pieces) > 1:
+        return list(pieces.values())
+    middle = len(receipts) // 2
+    return [list(receipts[:middle]), list(receipts[middle:])]

@@ -1,0 +1,462 @@
+"""What users hold: one org, one queue, one budget, and the life between `async with` and the last receipt."""
+
+import asyncio
+import inspect
+import ipaddress
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, get_args
+
+import aiohttp
+from attrs import field, frozen
+from yarl import URL
+
+from .auth import ApiToken
+from .errors import ClientClosed, ConfigurationError, InvalidSignal, QueueFull
+from .limiter import DEFAULT_LINGER, Limiter, RateLimit
+from .prioritizer import Prioritizer
+from .queue import SLICE, Queue, WhenFull
+from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
+from .sender import Sender
+from .signals import RiskLevel, RiskSignal
+from .transport import Transport, open_session, over
+from .wire import MAX_SUBJECTS, PATH
+
+logger = logging.getLogger("riskbatch")
+
+
+@frozen
+class Statistics:
+    """
+    A snapshot of one client. At any instant `admitted == settled + waiting + in_flight`.
+
+    Attributes:
+        admitted: Signals that were let in since the client was opened.
+        accepted: Signals that Okta took.
+        rejected: Signals that Okta refused one by one.
+        expired: Signals whose `expires_at` passed before they could be sent.
+        shed: Signals that made room for others, or found none (`when_full="shed"`).
+        superseded: Signals whose place a newer one for the same address took (`coalesce=True`).
+        abandoned: Signals that the client's end left unsettled otherwise.
+        waiting: Signals in the queue.
+        waiting_by_level: The same by level.
+        in_flight: Signals in requests that have no answer yet.
+        oldest_waiting: Seconds since the oldest ready signal was admitted; 0.0 if none is ready.
+        put_back: Times a signal came back from a request that failed and waits again.
+        requests: Requests sent, retries and probes included.
+        requests_in_flight: Requests without an answer yet.
+        rate_limited: Answers 429 for the rate.
+        limit: Requests a window allows now: what was configured, or less if the server's headers say so.
+        permits: Requests that could leave now as far as the window is concerned.
+        trouble: Why sending is slowed down or paused, in the server's words where it had any; `None` if it is not.
+        paused: Whether nothing but single probes is sent until somebody mends the `trouble`.
+        resumes_after: Seconds until the next try while there is trouble or the server said to wait; 0.0 otherwise.
+        hook_errors: Times `on_settled` raised.
+    """
+
+    admitted: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    expired: int = 0
+    shed: int = 0
+    superseded: int = 0
+    abandoned: int = 0
+    waiting: int = 0
+    waiting_by_level: Mapping[RiskLevel, int] = field(factory=lambda: MappingProxyType(dict.fromkeys(RiskLevel, 0)))
+    in_flight: int = 0
+    oldest_waiting: float = 0.0
+    put_back: int = 0
+    requests: int = 0
+    requests_in_flight: int = 0
+    rate_limited: int = 0
+    limit: int = 0
+    permits: int = 0
+    trouble: str | None = None
+    paused: bool = False
+    resumes_after: float = 0.0
+    hook_errors: int = 0
+
+    @property
+    def settled(self) -> int:
+        """Signals that have an outcome."""
+        return self.accepted + self.rejected + self.expired + self.shed + self.superseded + self.abandoned
+
+
+class Client:
+    """
+    Sends IP risk signals to one Okta org: HIGH first, 20 a request, within the org's budget of requests.
+
+    Use it as `async with Client(...) as client`. Leaving the block admits no more, sends what waits for up to
+    *close_timeout* seconds, and settles every receipt. It belongs to the event loop and process that entered it.
+
+    Args:
+        org_url: `https://acme.okta.com`, without `-admin`. Plain http is taken for loopback only.
+        auth: An `ApiToken`.
+        limit: The share of the org's budget that this client may use; a server that says less is believed.
+        reserve: Requests in each window that only a payload with a HIGH may use.
+        capacity: The most unsettled signals; bounds the memory.
+        when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
+            "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
+        linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
+            mapping by level. 1 for MEDIUM and 5 for LOW, if not given.
+        subjects_per_event: Up to 50: signals with equal timestamp and expiry share an event. The 50 stand in an old
+            reference page of Okta's only.
+        coalesce: A newer signal for an address supersedes the one that waits, and takes its place in line.
+        on_settled: Called with each receipt once it is settled, on the event loop: it must be quick. What it raises
+            is logged and counted.
+        session: An aiohttp session to use, for a proxy or TLS settings of your own; it is not closed.
+        transport: Takes the place of aiohttp, in tests and simulations: a coroutine function from `Request` to
+            `Response`, which raises `Unanswered` if no answer comes.
+        close_timeout: Seconds that leaving the block may take; the default is under Kubernetes' grace period of 30.
+
+    Raises:
+        ConfigurationError: An argument cannot work; the message says which.
+    """
+
+    def __init__(
+        self,
+        org_url: str,
+        auth: ApiToken,
+        *,
+        limit: RateLimit = RateLimit(30, 60.0),  # noqa: B008 - frozen
+        reserve: int = 3,
+        capacity: int = 100_000,
+        when_full: WhenFull = "wait",
+        linger: float | Mapping[RiskLevel, float] | None = None,
+        subjects_per_event: int = 1,
+        coalesce: bool = False,
+        on_settled: Callable[[Receipt], object] | None = None,
+        session: aiohttp.ClientSession | None = None,
+        transport: Transport | None = None,
+        close_timeout: float = 25.0,
+    ) -> None:
+        self._org = check_org_url(org_url)
+        _check_number("reserve", reserve, 0, math.inf)
+        _check_number("capacity", capacity, 1, math.inf)
+        _check_number("subjects_per_event", subjects_per_event, 1, MAX_SUBJECTS)
+        _check_seconds("close_timeout", close_timeout)
+        if when_full not in get_args(WhenFull):
+            raise ConfigurationError(f"when_full is {when_full!r}; it must be one of {get_args(WhenFull)}")
+        if inspect.iscoroutinefunction(on_settled):
+            raise ConfigurationError("on_settled is a coroutine function; it must be a plain one that returns at once")
+        if not isinstance(auth, ApiToken):
+            raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken")
+        self._auth = auth
+        self._limit = limit
+        self._reserve = reserve
+        self._capacity = capacity
+        self._when_full: WhenFull = when_full
+        self._linger = _lingers(linger)
+        self._subjects_per_event = subjects_per_event
+        self._coalesce = coalesce
+        self._on_settled = on_settled
+        self._session = session
+        self._transport = transport
+        self._close_timeout = close_timeout
+        self._life: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """
+        Make a client from the official SDK's environment variables; *overrides* are arguments of `Client`.
+
+        Reads `OKTA_CLIENT_ORGURL`, `OKTA_CLIENT_TOKEN` and `OKTA_CLIENT_AUTHORIZATIONMODE` (`SSWS`, the default).
+
+        Raises:
+            ConfigurationError: A variable is missing or asks for what this client cannot do.
+            AuthError: The token cannot be used.
+        """
+        if "org_url" not in overrides:
+            overrides["org_url"] = _variable("OKTA_CLIENT_ORGURL")
+        if "auth" not in overrides:
+            mode = os.environ.get("OKTA_CLIENT_AUTHORIZATIONMODE") or "SSWS"
+            if mode != "SSWS":
+                raise ConfigurationError(f"OKTA_CLIENT_AUTHORIZATIONMODE is {mode!r}; only SSWS is supported")
+            overrides["auth"] = ApiToken(_variable("OKTA_CLIENT_TOKEN"))
+        return cls(**overrides)
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        if self._life is not None:
+            raise ClientClosed("a client is opened once; make a new one")
+        self._loop = asyncio.get_running_loop()
+        self._queue = Queue(
+            Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce),
+            capacity=self._capacity,
+            when_full=self._when_full,
+            on_settled=self._on_settled,
+        )
+        self._limiter = Limiter(self._limit, self._reserve, self._linger)
+        own_session = None
+        transport = self._transport
+        if transport is None:
+            session = self._session or (own_session := open_session())
+            transport = over(session)
+        self._sender = Sender(self._queue, self._limiter, transport, self._auth, f"{self._org}{PATH}")
+        self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _live(self, own_session: aiohttp.ClientSession | None) -> None:
+        """Send until the end, whatever brings it; then settle what is left, so that nobody waits for ever."""
+        reason = "the client was closed before the signal could be sent"
+        try:
+            await self._sender.run()
+        except asyncio.CancelledError:
+            if not self._closing:
+                reason = "the client's task was cancelled from outside"
+            raise
+        except Exception as error:
+            reason = f"the sender failed: {type(error).__name__}"
+            logger.exception("the sender for %s failed; the client is closed", self._org)
+        finally:
+            self._queue.close(reason)
+            if not self._closing:
+                warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
+            with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
+                while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
+                    await asyncio.sleep(0)
+            while self._queue.abandon(reason):
+                pass
+            if own_session is not None:
+                await own_session.close()
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """
+        Admit no more, send what waits, and settle the rest as `Abandoned`. Calling it again waits for the same end.
+
+        The most important signals go first, as fast as permits allow. It returns early once nothing more could be
+        sent in time. If the call is cancelled, what is left is abandoned at once.
+
+        Args:
+            timeout: Seconds; the client's `close_timeout` if not given. Of several calls the first to end decides.
+        """
+        timeout = self._close_timeout if timeout is None else timeout
+        _check_seconds("timeout", timeout)
+        self._closing = True
+        if self._life is None or self._life.done():
+            return
+        check_loop(self._loop)
+        self._queue.close("the client is closed")
+        self._sender.drain(self._loop.time() + timeout)
+        deadline = self._loop.call_later(timeout, self._life.cancel)
+        try:
+            await asyncio.wait({self._life})
+        except asyncio.CancelledError:
+            self._life.cancel()
+            await asyncio.wait({self._life})
+            raise
+        finally:
+            deadline.cancel()
+
+    def __del__(self) -> None:
+        life = getattr(self, "_life", None)  # absent if __init__ raised
+        if life is not None and not life.done():
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
+
+    # -- signals
+
+    async def enqueue(self, signal: RiskSignal, *, timeout: float | None = None) -> Receipt:
+        """
+        Admit *signal* and return its receipt; it will be sent.
+
+        Waits while the queue is full and `when_full` is "wait". A call that was cancelled has admitted nothing. To
+        stop waiting for the receipt recalls nothing.
+
+        Args:
+            signal: What to send.
+            timeout: Seconds to wait for room. `None` waits as long as it takes.
+
+        Raises:
+            QueueFull: No room came within *timeout*, or `when_full` is "reject".
+            ClientClosed: The client is not open, or it was closed while this call waited.
+            InvalidSignal: *signal* is not a `RiskSignal`.
+            WrongLoop: The client belongs to another event loop or process.
+        """
+        self._check(signal)
+        return await self._queue.admit(signal, timeout)
+
+    def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
+        """
+        Admit *signal* and return its receipt, without ever waiting.
+
+        Raises:
+            QueueFull: There is no room, and `when_full` is not "shed".
+            ClientClosed: The client is not open.
+            InvalidSignal: *signal* is not a `RiskSignal`.
+            WrongLoop: The client belongs to another event loop or process.
+        """
+        self._check(signal)
+        return self._queue.admit_nowait(signal)
+
+    async def enqueue_many(self, signals: Iterable[RiskSignal]) -> list[Receipt]:
+        """
+        Admit *signals* in their order and return their receipts, in the same order.
+
+        It is `enqueue` for each, with a turn for other tasks now and then. If one of them is no signal, or `when_full`
+        is "reject" and there is no room for all, none is admitted. If it is cancelled while it waits for room, or the
+        client is closed then, those before stay admitted: they are sent, and `on_settled` tells their outcomes.
+
+        Raises:
+            QueueFull, ClientClosed, InvalidSignal, WrongLoop: As `enqueue`.
+        """
+        signals = list(signals)
+        for start in range(0, len(signals), SLICE):
+            for signal in signals[start : start + SLICE]:
+                self._check(signal)
+            if start:
+                await asyncio.sleep(0)
+        if self._when_full == "reject" and len(signals) > self._queue.room():
+            raise QueueFull(f"{len(signals)} signals find room for {max(0, self._queue.room())}")
+        receipts = []
+        for signal in signals:
+            receipts.append(await self._queue.admit(signal, None))
+            if len(receipts) % SLICE == 0:
+                await asyncio.sleep(0)
+        return receipts
+
+    async def flush(self, timeout: float | None = None) -> int:
+        """
+        Wait until every signal admitted so far is settled, and return how many are not (0 unless it timed out).
+
+        While anybody waits here, no payload lingers to fill.
+
+        Args:
+            timeout: Seconds. `None` waits as long as it takes.
+        """
+        self._check_open()
+        return await self._queue.flush(timeout)
+
+    def _check(self, signal: RiskSignal) -> None:
+        self._check_open()
+        if not isinstance(signal, RiskSignal):
+            raise InvalidSignal("signal", signal, "a RiskSignal")
+
+    def _check_open(self) -> None:
+        if self._life is None:
+            raise ClientClosed("the client is not open: use `async with`")
+        check_loop(self._loop)
+
+    # -- what it is doing
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of the books, the budget and the trouble, if any."""
+        if self._life is None:
+            return Statistics(limit=self._limit.requests, permits=self._limit.requests)
+        queue, sender, window = self._queue, self._sender, self._limiter.window
+        now = self._loop.time()
+        oldest = min((since for since in queue.oldest_by_level().values()), default=now)
+        resumes_at = max(self._limiter.held_until, sender.trouble.until if sender.trouble else now)
+        return Statistics(
+            admitted=queue.admitted,
+            accepted=queue.settled[Accepted],
+            rejected=queue.settled[Rejected],
+            expired=queue.settled[Expired],
+            shed=queue.settled[Shed],
+            superseded=queue.settled[Superseded],
+            abandoned=queue.settled[Abandoned],
+            waiting=queue.waiting,
+            waiting_by_level=MappingProxyType(queue.waiting_by_level()),
+            in_flight=queue.in_flight,
+            oldest_waiting=now - oldest,
+            put_back=sender.counts.put_back,
+            requests=sender.counts.requests,
+            requests_in_flight=sender.counts.requests_in_flight,
+            rate_limited=sender.counts.rate_limited,
+            limit=window.limit,
+            permits=max(0, window.free(now)),
+            trouble=sender.trouble.reason if sender.trouble else None,
+            paused=sender.trouble is not None and sender.trouble.denied,
+            resumes_after=max(0.0, resumes_at - now),
+            hook_errors=queue.hook_errors,
+        )
+
+    def __repr__(self) -> str:
+        s = self.statistics()
+        if self._life is None:
+            state = "not open"
+        else:
+            state = "closed" if self._life.done() else "draining" if self._closing else "open"
+        levels = " ".join(f"{level.value} {count}" for level, count in s.waiting_by_level.items())
+        trouble = f", {'paused' if s.paused else 'slowed down'}: {s.trouble}" if s.trouble else ""
+        return (
+            f"<Client {self._org} {state}: {s.waiting} waiting ({levels}), {s.in_flight} in flight, "
+            f"{s.accepted} accepted, {s.permits} of {s.limit} permits free{trouble}>"
+        )
+
+
+def check_org_url(org_url: str) -> str:
+    """
+    Return the base of *org_url*, without a trailing slash.
+
+    Raises:
+        ConfigurationError: It is no https URL of an org (plain http is taken for loopback), it has a path, query or
+            credentials, it is the admin console's, or still a placeholder.
+    """
+    if not isinstance(org_url, str) or not org_url:
+        raise ConfigurationError(f"org_url is {org_url!r}; it must be a URL such as https://acme.okta.com")
+    if "{" in org_url or "yourOktaDomain" in org_url:
+        raise ConfigurationError(f"org_url {org_url!r} is still a placeholder; put your own org there")
+    try:
+        url = URL(org_url.strip())
+    except ValueError:
+        raise ConfigurationError("org_url is not a URL; it must look like https://acme.okta.com") from None
+    if url.user or url.password:
+        raise ConfigurationError("org_url has credentials in it; they belong into auth")
+    if not url.host or url.path not in ("", "/") or url.query_string or url.fragment:
+        raise ConfigurationError(f"org_url is {org_url!r}; it must be scheme and host only, as https://acme.okta.com")
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+        raise ConfigurationError(f"org_url is {org_url!r}; it must begin with https:// (http is for loopback only)")
+    if "-admin" in url.host:
+        raise ConfigurationError(f"org_url is {org_url!r}, the admin console; leave out the -admin")
+    if url.host.endswith(".com.com"):
+        raise ConfigurationError(f"org_url is {org_url!r}; it ends in .com.com")
+    return str(url.origin())
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _variable(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigurationError(f"the environment variable {name} is not set")
+    return value
+
+
+def _check_number(name: str, value: object, least: int, most: float) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        span = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number {span}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ConfigurationError(f"{name} is {value!r}; it must be a finite number of seconds, 0 or more")
+
+
+def _lingers(given: float | Mapping[RiskLevel, float] | None) -> dict[RiskLevel, float]:
+    if given is None:
+        return dict(DEFAULT_LINGER)
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(DEFAULT_LINGER, given)
+    for level, seconds in given.items():
+        if level not in DEFAULT_LINGER:
+            raise ConfigurationError(f"linger has {level!r}; only MEDIUM and LOW may wait for a payload to fill")
+        _check_seconds(f"linger for {level.value}", seconds)
+    return {**DEFAULT_LINGER, **given}

@@ -1,0 +1,217 @@
+"""
+When the next request may leave.
+
+Okta takes `requests` in `period` seconds, and what it counts is arrivals. A permit is therefore out from the moment a
+request leaves until `period` seconds after its answer came (or the attempt was given up). So the request that reuses
+it leaves later than `period` after its predecessor arrived, and no window of that length, wherever it starts and
+whatever the network delays, sees more arrivals than there are permits. A token bucket cannot say that:
+`AsyncLimiter(30, 60)` lets 59 requests into its first minute, a full burst and then the refill.
+
+Five rules decide, and `Limiter.next_at` holds them all:
+
+1. window: a request needs a free permit;
+2. pace: an aiolimiter bucket spaces requests, so that a HIGH never waits for a whole window to come round;
+3. reserve: a request without HIGH leaves some permits free;
+4. express: a payload full of HIGH does not wait for the pace;
+5. linger: a part-filled payload without HIGH may wait to fill.
+
+The decisions are pure; only `pace` and `depart` touch the bucket, which reads the loop's clock.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from aiolimiter import AsyncLimiter
+from attrs import frozen
+
+from .errors import ConfigurationError
+from .prioritizer import Demand
+from .signals import RiskLevel
+from .wire import Budget
+
+DEFAULT_LINGER = {RiskLevel.MEDIUM: 1.0, RiskLevel.LOW: 5.0}
+_CLOCKS = 0.001  # seconds longer than the period, for the grain of timers and the drift between two hosts' clocks
+_MARGIN = 1.0  # seconds after a reset: the headers have whole seconds. Source: okta-sdk-nodejs README, "429"
+
+
+@frozen
+class RateLimit:
+    """
+    What one client may use of the org's budget.
+
+    Args:
+        requests: Requests in any window. Okta's documented 30 belong to the whole org; one token often has half.
+        period: Length of the window in seconds.
+
+    Raises:
+        ConfigurationError: *requests* is not a whole number from 1, or *period* is not a finite positive number.
+    """
+
+    requests: int = 30
+    period: float = 60.0
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.requests, int) or isinstance(self.requests, bool) or self.requests < 1:
+            raise ConfigurationError(f"requests is {self.requests!r}; it must be a whole number of at least 1")
+        if not isinstance(self.period, int | float) or not 0 < self.period < math.inf:
+            raise ConfigurationError(f"period is {self.period!r}; it must be a positive number of seconds")
+
+
+class Window:
+    """
+    The permits: how many are free, and when the others come back.
+
+    Attributes:
+        limit: How many there are now; at most what was configured, less if the server says so.
+        in_flight: How many are out with a request that has no answer yet.
+    """
+
+    def __init__(self, rate: RateLimit) -> None:
+        self.rate = rate
+        self.limit = rate.requests
+        self.in_flight = 0
+        self._returns: deque[float] = deque()  # instants at which answered permits come back, ascending
+        self._used_by_others = 0  # permits that the server has given to somebody else, until _others_until
+        self._others_until = -math.inf
+
+    def depart(self) -> None:
+        """Take a permit."""
+        self.in_flight += 1
+
+    def answered(self, now: float) -> None:
+        """Let the permit of a request that was answered, or given up, come back one period from *now*."""
+        self.in_flight -= 1
+        self._returns.append(now + self.rate.period + _CLOCKS)
+
+    def free(self, now: float) -> int:
+        """Return how many permits are free at *now*; negative while a lowered limit is overdrawn."""
+        while self._returns and self._returns[0] <= now:
+            self._returns.popleft()
+        others = self._used_by_others if now < self._others_until else 0
+        return self.limit - self.in_flight - len(self._returns) - others
+
+    def free_at(self, now: float, permits: int) -> float:
+        """Return the earliest instant at which *permits* are free; infinity if only an answer can tell."""
+        missing = permits - self.free(now)
+        if missing <= 0:
+            return now
+        returns = list(self._returns)
+        if now < self._others_until:
+            returns = sorted(returns + [self._others_until] * self._used_by_others)
+        return returns[missing - 1] if missing <= len(returns) else math.inf
+
+    def returns(self) -> list[float]:
+        """Return the instants at which answered permits come back, ascending."""
+        return list(self._returns)
+
+    def learn(self, budget: Budget, now: float) -> None:
+        """
+        Adopt what an answer's headers say, where it is less than our own count.
+
+        A lower limit lowers ours, until a later answer raises it again. A lower remainder means that others share
+        the budget, or that this process has just restarted: the difference is gone until the server's window resets.
+        """
+        self.limit = min(self.rate.requests, max(1, budget.limit))
+        resets_after = self.rate.period if budget.resets_after is None else min(budget.resets_after, self.rate.period)
+        if now >= self._others_until:
+            self._used_by_others = 0
+        surplus = self.free(now) - budget.remaining
+        if surplus > 0:
+            self._used_by_others += surplus
+            self._others_until = max(self._others_until, now + resets_after + _MARGIN)
+
+
+class Limiter:
+    """
+    The five rules over one window.
+
+    Args:
+        rate: The budget.
+        reserve: Permits that a request without HIGH leaves free; at most half of those there are.
+        linger: Seconds that a part-filled payload may wait, by the level of its oldest signal.
+    """
+
+    def __init__(self, rate: RateLimit, reserve: int = 3, linger: Mapping[RiskLevel, float] = DEFAULT_LINGER) -> None:
+        self.window = Window(rate)
+        self.held_until = -math.inf  # the server's word that nothing can be taken before
+        self.paced_at = -math.inf  # when the bucket will have room
+        self._pace = AsyncLimiter(1, rate.period / rate.requests)
+        self._reserve = reserve
+        self._linger = linger
+
+    def next_at(self, now: float, demand: Demand, *, flushing: bool = False, draining: bool = False) -> float:
+        """
+        Return the earliest instant at which a request for *demand* may leave, infinity if only a change can tell.
+
+        Args:
+            now: On the loop clock, in seconds.
+            demand: What the request would carry.
+            flushing: Somebody waits for all to be sent, so that nothing lingers.
+            draining: No further signal will come, so that nothing is gained by pace or reserve.
+        """
+        if demand.level is None:
+            return math.inf
+        high = demand.level is RiskLevel.HIGH
+        reserve = 0 if high or draining else min(self._reserve, self.window.limit // 2)
+        at = max(now, self.held_until, self.window.free_at(now, reserve + 1))
+        if not (demand.full_of_high or draining):
+            at = max(at, self.paced_at)
+        if not (high or demand.full or demand.probe or flushing or draining):
+            at = max(at, self._lingers_until(demand))
+        return at
+
+    def _lingers_until(self, demand: Demand) -> float:
+        return min(
+            demand.medium_since + self._linger[RiskLevel.MEDIUM],
+            demand.low_since + self._linger[RiskLevel.LOW],
+        )
+
+    async def pace(self) -> None:
+        """Wait for room in the bucket; an express request goes without."""
+        await self._pace.acquire()
+
+    async def depart(self, now: float) -> None:
+        """Take a permit, and fill a bucket that drains in the gap which the window affords. Does not suspend."""
+        self.window.depart()
+        gap = self._gap(now)
+        self.paced_at = now + gap
+        # A thousandth early: next_at predicts the bucket with other roundings, and must not be the earlier one.
+        self._pace = AsyncLimiter(1, gap * 0.999)
+        await self._pace.acquire()
+
+    def _gap(self, now: float) -> float:
+        """
+        Return the smallest even spacing from *now* on that never has to stop for a permit.
+
+        With f permits free, the (f+j)-th request from now needs the j-th permit that comes back.
+        """
+        window = self.window
+        free = max(0, window.free(now))
+        returns = [*window.returns(), *[now + window.rate.period] * window.in_flight]
+        slopes = ((at - now) / (free + j) for j, at in enumerate(returns, 1))
+        return max(window.rate.period / window.limit, *slopes)
+
+    def answered(self, now: float) -> None:
+        """Note that a request's answer came, or that it was given up."""
+        self.window.answered(now)
+
+    def learn(self, budgets: Iterable[Budget], now: float, *, refused: bool) -> None:
+        """
+        Adopt the rate-limit headers of an answer; *refused* says that it was a 429 for the rate.
+
+        A remainder of 0, or a 429, holds everything until the server's window resets. The wait is capped at the
+        period, whatever the server says: an hour parked by a wrong header would be worse than one more 429.
+        """
+        period = self.window.rate.period
+        waits = []
+        for budget in budgets:
+            if budget.is_concurrency():
+                continue
+            self.window.learn(budget, now)
+            if budget.remaining == 0 or refused:
+                waits.append(period if budget.resets_after is None else min(budget.resets_after, period))
+        if refused and not waits:
+            waits.append(period)
+        if waits:
+            self.held_until = max(self.held_until, now + max(waits) + _MARGIN)

@@ -1,0 +1,433 @@
+"""
+Which signal is next: three FIFO lanes, HIGH first, and whom expiry, coalescing and a full queue remove.
+
+Pure: no clock, no await; instants are arguments, in seconds on one monotonic clock. Nothing here settles a receipt:
+who must be settled is returned. Every step costs the same with a million signals waiting.
+
+A waiting receipt is in one of three places: ready, in the lane of its level; held back until a retry is due; or in a
+group of suspects, after Okta refused the batch that carried it and did not say why.
+"""
+
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from itertools import chain, count
+
+from attrs import frozen
+
+from .batcher import Batch
+from .receipts import Receipt
+from .signals import RiskLevel
+from .wire import MAX_EVENTS
+
+_RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
+_IP_SHARDS = 256  # growing one hash table to a million entries would stop the event loop for some 30 ms
+_BUCKETS = 16  # sets a second of expiry, for the same reason
+
+
+class Lane:
+    """
+    The ready receipts of one level, oldest first: a list linked through the receipts themselves.
+
+    So a receipt can leave from the middle at once, and nothing stays behind.
+    """
+
+    __slots__ = ("first", "last", "size")
+
+    def __init__(self) -> None:
+        self.first: Receipt | None = None
+        self.last: Receipt | None = None
+        self.size = 0
+
+    def append(self, receipt: Receipt) -> None:
+        """Add the youngest."""
+        receipt.in_lane = True
+        receipt.before = last = self.last
+        if last is None:
+            self.first = receipt
+        else:
+            last.after = receipt
+        self.last = receipt
+        self.size += 1
+
+    def insert(self, receipt: Receipt) -> None:
+        """Add *receipt* where its place is: a short walk, since what comes back is among the oldest."""
+        younger = self.first
+        while younger is not None and younger.place < receipt.place:
+            younger = younger.after
+        if younger is None:
+            self.append(receipt)
+            return
+        receipt.in_lane = True
+        receipt.before, receipt.after = younger.before, younger
+        if younger.before is None:
+            self.first = receipt
+        else:
+            younger.before.after = receipt
+        younger.before = receipt
+        self.size += 1
+
+    def replace(self, old: Receipt, new: Receipt) -> None:
+        """Put *new* where *old* stands."""
+        new.before, new.after, new.in_lane = old.before, old.after, True
+        if old.before is None:
+            self.first = new
+        else:
+            old.before.after = new
+        if old.after is None:
+            self.last = new
+        else:
+            old.after.before = new
+        old.before = old.after = None
+        old.in_lane = False
+
+    def remove(self, receipt: Receipt) -> None:
+        """Take *receipt* out, wherever it stands."""
+        before, after = receipt.before, receipt.after
+        if before is None:
+            self.first = after
+        else:
+            before.after = after
+        if after is None:
+            self.last = before
+        else:
+            after.before = before
+        receipt.before = receipt.after = None
+        receipt.in_lane = False
+        self.size -= 1
+
+    def __iter__(self) -> Iterator[Receipt]:
+        receipt = self.first
+        while receipt is not None:
+            yield receipt
+            receipt = receipt.after
+
+
+@frozen
+class Demand:
+    """
+    What the next request would carry, as far as the limiter's rules care.
+
+    Attributes:
+        level: The highest level aboard; `None` if nothing is ready.
+        full: The payload would be full.
+        full_of_high: The payload would be full of HIGH.
+        probe: The payload would be a group of suspects, which does not wait to fill.
+        medium_since: When the oldest ready MEDIUM was admitted; infinity if there is none.
+        low_since: The same for LOW.
+    """
+
+    level: RiskLevel | None
+    full: bool = False
+    full_of_high: bool = False
+    probe: bool = False
+    medium_since: float = math.inf
+    low_since: float = math.inf
+
+
+class Prioritizer:
+    """
+    All waiting receipts, and the order among them.
+
+    Args:
+        subjects_per_event: How many signals may share an event; see batcher.py.
+        coalesce: Whether a newer signal for an address takes the place of the waiting one.
+    """
+
+    def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
+        self.lanes = {level: Lane() for level in RiskLevel}
+        self.size = 0
+        self.subjects_per_event = subjects_per_event
+        self._held: list[tuple[float, int, Receipt]] = []  # heap; a receipt settled meanwhile is dropped when due
+        self._suspects: list[list[Receipt]] = []
+        self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
+        self._probed_last = False
+        self._overdue: list[Receipt] = []
+        self._expiring: dict[int, set[Receipt]] = {}  # by the second of the deadline, _BUCKETS sets each
+        self._expired_until = 0  # the second before which no bucket is left
+        self._by_ip: list[dict[str, Receipt]] | None = [{} for _ in range(_IP_SHARDS)] if coalesce else None
+        self._tie = count()
+
+    # -- coming in
+
+    def admit(self, receipt: Receipt) -> Receipt | None:
+        """Add a new *receipt*; return the one that it supersedes, for the caller to settle."""
+        self.size += 1
+        superseded = None
+        if self._by_ip is not None:
+            superseded = self._coalesce(receipt)
+        else:
+            self.lanes[receipt.signal.risk_level].append(receipt)
+        if receipt.deadline is not None:
+            self._watch(receipt, receipt.deadline)
+        return superseded
+
+    def _coalesce(self, receipt: Receipt) -> Receipt | None:
+        """
+        Let *receipt* supersede the waiting one for its address.
+
+        At the same level it inherits the place in line, or an address that is reported again and again would never
+        be sent; at another level it starts at the back of that lane.
+        """
+        old = self._remember(receipt)
+        lane = self.lanes[receipt.signal.risk_level]
+        if old is None or old.signal.risk_level is not receipt.signal.risk_level:
+            lane.append(receipt)
+        else:
+            receipt.place = old.place
+            if old.in_lane:
+                lane.replace(old, receipt)
+            else:
+                lane.insert(receipt)
+        if old is not None:
+            self._forget(old)
+        return old
+
+    def put_back(self, receipts: Iterable[Receipt], ready_at: float) -> list[Receipt]:
+        """
+        Take back what could not be sent: to the front of the lanes, once *ready_at* has come.
+
+        Returns the receipts that a newer signal for their address has superseded meanwhile, for the caller to settle.
+        """
+        superseded = []
+        for receipt in receipts:
+            if not self._return(receipt):
+                superseded.append(receipt)
+            elif ready_at == -math.inf:
+                self.lanes[receipt.signal.risk_level].insert(receipt)
+            else:
+                heapq.heappush(self._held, (ready_at, next(self._tie), receipt))
+        return superseded
+
+    def suspect(self, groups: Iterable[list[Receipt]], ready_at: float = -math.inf) -> list[Receipt]:
+        """Take back *groups* of which each will be probed in a request of its own; returns as `put_back` does."""
+        superseded = []
+        for group in groups:
+            kept = [receipt for receipt in group if self._return(receipt)]
+            superseded += [receipt for receipt in group if receipt not in kept]
+            heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
+        return superseded
+
+    def _return(self, receipt: Receipt) -> bool:
+        if self._by_ip is not None:
+            shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
+            if shard.setdefault(receipt.signal.ip, receipt) is not receipt:
+                return False
+        if receipt.deadline is not None:
+            self._watch(receipt, receipt.deadline)
+        self.size += 1
+        return True
+
+    # -- going out
+
+    def release(self, now: float) -> None:
+        """Make ready what was held back until *now*."""
+        while self._held and self._held[0][0] <= now:
+            receipt = heapq.heappop(self._held)[2]
+            if receipt.outcome is None:
+                self.lanes[receipt.signal.risk_level].insert(receipt)
+        while self._held_suspects and self._held_suspects[0][0] <= now:
+            self._suspects.append(heapq.heappop(self._held_suspects)[2])
+        if not self._suspects:
+            return
+        living = ([receipt for receipt in group if receipt.outcome is None] for group in self._suspects)
+        self._suspects = sorted((group for group in living if group), key=lambda group: _RANK[_level(group)])
+
+    def ready_at(self) -> float:
+        """Return when the next held-back receipt becomes ready; infinity if none is held."""
+        return min(
+            self._held[0][0] if self._held else math.inf,
+            self._held_suspects[0][0] if self._held_suspects else math.inf,
+        )
+
+    def demand(self) -> Demand:
+        """Tell what `take` would take. Call `release` and `overdue` first."""
+        high, medium, low = (self.lanes[level] for level in RiskLevel)
+        if self._probe_is_next():
+            return Demand(_level(self._suspects[0]), probe=True)
+        level = self._top()
+        if level is None:
+            return Demand(None)
+        return Demand(
+            level,
+            full=self._fills(high, medium, low),
+            full_of_high=self._fills(high),
+            medium_since=math.inf if medium.first is None else medium.first.admitted_at,
+            low_since=math.inf if low.first is None else low.first.admitted_at,
+        )
+
+    def take(self, now: float) -> Batch:
+        """
+        Remove and return the batch that ranks highest; empty if nothing is ready.
+
+        No ready receipt that stays behind outranks one in the batch.
+        """
+        batch = Batch(self.subjects_per_event)
+        if self._probe_is_next():
+            self._probed_last = True
+            batch.is_probe = True
+            for suspect in self._suspects.pop(0):
+                if _has_expired(suspect, now):
+                    self._overdue.append(suspect)
+                else:
+                    batch.add(suspect)
+                    self._forget(suspect)
+            return batch
+        self._probed_last = False
+        for lane in self.lanes.values():
+            while (receipt := lane.first) is not None:
+                if _has_expired(receipt, now):
+                    lane.remove(receipt)
+                    self._overdue.append(receipt)
+                elif batch.add(receipt):
+                    lane.remove(receipt)
+                    self._forget(receipt)
+                else:
+                    return batch
+        return batch
+
+    def _top(self) -> RiskLevel | None:
+        return next((level for level, lane in self.lanes.items() if lane.first is not None), None)
+
+    def _probe_is_next(self) -> bool:
+        """Suspects rank by their level like all others, and take turns with their equals."""
+        if not self._suspects:
+            return False
+        level = self._top()
+        suspect = _level(self._suspects[0])
+        if level is None or _RANK[suspect] < _RANK[level]:
+            return True
+        return suspect is level and not self._probed_last
+
+    def _fills(self, *lanes: Lane) -> bool:
+        if self.subjects_per_event == 1:
+            return sum(lane.size for lane in lanes) >= MAX_EVENTS
+        batch = Batch(self.subjects_per_event)
+        return any(not batch.add(receipt) for receipt in chain(*lanes)) or batch.is_full()
+
+    # -- leaving otherwise
+
+    def shed(self, newcomer: RiskLevel) -> Receipt | None:
+        """
+        Remove and return the receipt that makes room for a signal of level *newcomer*.
+
+        It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
+        """
+        for level in reversed(RiskLevel):
+            if _RANK[level] < _RANK[newcomer]:
+                return None
+            victim = self.lanes[level].first or self._oldest_elsewhere(level)
+            if victim is not None:
+                self._forget(victim)
+                return victim
+        return None
+
+    def _oldest_elsewhere(self, level: RiskLevel) -> Receipt | None:
+        candidates = (receipt for receipt in self._elsewhere() if receipt.signal.risk_level is level)
+        return min(candidates, key=lambda receipt: receipt.place, default=None)
+
+    def _elsewhere(self) -> Iterator[Receipt]:
+        """Yield what waits outside the lanes."""
+        held = (receipt for _, _, receipt in self._held)
+        groups = chain(self._suspects, (group for _, _, group in self._held_suspects))
+        waiting = chain(held, self._overdue, chain.from_iterable(groups))
+        return (receipt for receipt in waiting if receipt.outcome is None)
+
+    def count(self) -> dict[RiskLevel, int]:
+        """Count all that waits, by level."""
+        counts = {level: lane.size for level, lane in self.lanes.items()}
+        for receipt in self._elsewhere():
+            counts[receipt.signal.risk_level] += 1
+        return counts
+
+    def overdue(self, now: float, most: int) -> list[Receipt]:
+        """Remove and return up to *most* receipts whose deadline has passed; call again until none comes."""
+        found = [receipt for receipt in self._overdue[:most] if receipt.outcome is None]
+        del self._overdue[:most]
+        for receipt in found:
+            self._forget(receipt)
+        while self._expiring and self._expired_until < math.floor(now) and len(found) < most:
+            self._empty_second(self._expired_until, found, most)
+        for lane in self.lanes.values():
+            while len(found) < most and (head := lane.first) is not None and _has_expired(head, now):
+                self._forget(head)
+                found.append(head)
+        return found
+
+    def _empty_second(self, second: int, found: list[Receipt], most: int) -> None:
+        for key in range(second * _BUCKETS, (second + 1) * _BUCKETS):
+            bucket = self._expiring.get(key, set())
+            while bucket and len(found) < most:
+                receipt = bucket.pop()
+                self._forget(receipt)
+                found.append(receipt)
+            if bucket:
+                return
+            self._expiring.pop(key, None)
+        self._expired_until = second + 1
+
+    def overdue_at(self, now: float) -> float:
+        """Return when to call `overdue` next, at most a second after a deadline; infinity if nothing has one."""
+        return math.floor(now) + 1.0 if self._expiring else math.inf
+
+    def everything(self) -> Iterator[Receipt]:
+        """Remove and yield all that waits, the most important first."""
+        self.release(math.inf)
+        for group in self._suspects:
+            for receipt in group:
+                self.lanes[receipt.signal.risk_level].insert(receipt)
+        self._suspects.clear()
+        for lane in self.lanes.values():
+            while lane.first is not None:
+                first = lane.first
+                self._forget(first)
+                yield first
+        while self._overdue:
+            receipt = self._overdue.pop()
+            self._forget(receipt)
+            yield receipt
+
+    def _watch(self, receipt: Receipt, deadline: float) -> None:
+        second = math.floor(deadline)
+        self._expired_until = min(self._expired_until, second) if self._expiring else second
+        self._expiring.setdefault(_expiry_key(receipt, deadline), set()).add(receipt)
+
+    def waiting_for(self, ip: str) -> Receipt:
+        """Return the one receipt that waits for *ip*; only while coalescing."""
+        assert self._by_ip is not None  # noqa: S101 - nothing is superseded otherwise
+        return self._by_ip[hash(ip) % _IP_SHARDS][ip]
+
+    def _remember(self, receipt: Receipt) -> Receipt | None:
+        assert self._by_ip is not None  # noqa: S101 - only called when coalescing
+        shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
+        old = shard.get(receipt.signal.ip)
+        shard[receipt.signal.ip] = receipt
+        return old
+
+    def _forget(self, receipt: Receipt) -> None:
+        """Strike *receipt* from every list it is in; a heap drops it when it comes up."""
+        self.size -= 1
+        if receipt.in_lane:
+            self.lanes[receipt.signal.risk_level].remove(receipt)
+        if receipt.deadline is not None:
+            key = _expiry_key(receipt, receipt.deadline)
+            if (bucket := self._expiring.get(key)) is not None:
+                bucket.discard(receipt)
+                if not bucket:
+                    del self._expiring[key]
+        if self._by_ip is not None:
+            shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
+            if shard.get(receipt.signal.ip) is receipt:
+                del shard[receipt.signal.ip]
+
+
+def _level(group: list[Receipt]) -> RiskLevel:
+    return group[0].signal.risk_level
+
+
+def _has_expired(receipt: Receipt, now: float) -> bool:
+    return receipt.deadline is not None and receipt.deadline <= now
+
+
+def _expiry_key(receipt: Receipt, deadline: float) -> int:
+    return math.floor(deadline) * _BUCKETS + receipt.number % _BUCKETS

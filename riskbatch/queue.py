@@ -1,0 +1,324 @@
+"""
+The asyncio side of waiting: admission, backpressure by level, the books, and waking the sender.
+
+All order is the prioritizer's. What is kept here is who waits for room, who waits for the sender, and the count that
+must always agree: admitted == settled + waiting + in flight.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Literal, TypeAlias, get_args
+
+from .batcher import Batch
+from .errors import ClientClosed, QueueFull
+from .prioritizer import Demand, Prioritizer
+from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
+from .signals import RiskLevel, RiskSignal
+from .wire import MAX_EVENTS
+
+logger = logging.getLogger("riskbatch")
+
+WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
+SLICE = 500  # receipts dealt with between two turns of the event loop: some 1 ms
+
+
+class Queue:
+    """
+    Every unsettled signal of one client.
+
+    Args:
+        prioritizer: The order.
+        capacity: The most signals that may be unsettled.
+        when_full: What a newcomer then gets: a wait, `QueueFull`, or the place of the oldest of the lowest level.
+        on_settled: Called with each receipt once it is settled; what it raises is logged and counted.
+    """
+
+    def __init__(
+        self,
+        prioritizer: Prioritizer,
+        *,
+        capacity: int,
+        when_full: WhenFull,
+        on_settled: Callable[[Receipt], object] | None = None,
+    ) -> None:
+        self._prioritizer = prioritizer
+        self._capacity = capacity
+        self._when_full = when_full
+        self._on_settled = on_settled
+        self._loop = asyncio.get_running_loop()
+        self._closed: str | None = None
+        self._newcomers: dict[RiskLevel, deque[asyncio.Future[None]]] = {level: deque() for level in RiskLevel}
+        self._promised = 0  # places kept for newcomers that were told to come in and have not yet run
+        self._sender: asyncio.Future[None] | None = None
+        self._flushes: list[_Flush] = []
+        self._hooks_failed_last = False
+        self.admitted = 0
+        self.settled: dict[type[Outcome], int] = dict.fromkeys(get_args(Outcome), 0)
+        self.in_flight = 0
+        self.hook_errors = 0
+
+    # -- coming in
+
+    @property
+    def waiting(self) -> int:
+        """Signals that are admitted, not settled, and in no request at the moment."""
+        return self._prioritizer.size
+
+    def waiting_by_level(self) -> dict[RiskLevel, int]:
+        """Count what waits, by level."""
+        return self._prioritizer.count()
+
+    def oldest_by_level(self) -> dict[RiskLevel, float]:
+        """Return when the first ready signal of each level that has one was admitted."""
+        lanes = self._prioritizer.lanes.items()
+        return {level: lane.first.admitted_at for level, lane in lanes if lane.first is not None}
+
+    def room(self) -> int:
+        """Return how many signals could be admitted now, beyond those that were promised a place."""
+        return self._capacity - self._prioritizer.size - self.in_flight - self._promised
+
+    def admit_nowait(self, signal: RiskSignal) -> Receipt:
+        """
+        Admit *signal* without waiting.
+
+        Raises:
+            QueueFull: There is no room and *when_full* is not "shed".
+            ClientClosed: The queue admits no more.
+        """
+        if self._closed is not None:
+            raise ClientClosed(self._closed)
+        if self.room() <= 0:
+            if self._when_full != "shed":
+                raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
+            victim = self._prioritizer.shed(signal.risk_level)
+            if victim is None:
+                receipt = self._new_receipt(signal)
+                self.settle(receipt, Shed())
+                return receipt
+            receipt = self._admit(signal)
+            self.settle(victim, Shed(victim.may_have_arrived))
+            return receipt
+        return self._admit(signal)
+
+    async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
+        """Admit *signal*, waiting for room as `when_full` says; see `Client.enqueue`."""
+        if self._closed is None and self.room() <= 0 and self._when_full == "wait":
+            await self._wait_for_room(signal.risk_level, timeout)
+            self._promised -= 1
+        return self.admit_nowait(signal)
+
+    async def _wait_for_room(self, level: RiskLevel, timeout: float | None) -> None:
+        """
+        Wait for a promise of one place; the highest level is let in first.
+
+        The place is promised, not given: whoever is cancelled before it runs hands the promise on, and surely has
+        admitted nothing.
+        """
+        turn = self._loop.create_future()
+        self._newcomers[level].append(turn)
+        try:
+            async with asyncio.timeout(timeout):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._promised -= 1
+                self._promise_room()
+            with suppress(ValueError):  # not in line any more if it had its turn, or the queue was closed
+                self._newcomers[level].remove(turn)
+            if isinstance(error, TimeoutError):
+                raise QueueFull(f"no room came within {timeout} s (capacity {self._capacity})") from None
+            raise
+
+    def _promise_room(self) -> None:
+        if self._promised == 0 and not any(self._newcomers.values()):
+            return
+        for newcomers in self._newcomers.values():
+            while newcomers and self.room() > 0:
+                turn = newcomers.popleft()
+                if not turn.done():
+                    self._promised += 1
+                    turn.set_result(None)
+
+    def _new_receipt(self, signal: RiskSignal) -> Receipt:
+        self.admitted += 1
+        now = self._loop.time()
+        if signal.expires_at is None:
+            return Receipt(signal, self.admitted, now, None, self._loop)
+        # From here on the loop clock alone decides, so that a step of the wall clock expires nothing.
+        deadline = now + (signal.expires_at - datetime.now(UTC)).total_seconds()
+        return Receipt(signal, self.admitted, now, deadline, self._loop)
+
+    def _admit(self, signal: RiskSignal) -> Receipt:
+        receipt = self._new_receipt(signal)
+        if receipt.deadline is not None and receipt.deadline <= receipt.admitted_at:
+            self.settle(receipt, Expired())
+            return receipt
+        superseded = self._prioritizer.admit(receipt)
+        if superseded is not None:
+            self.settle(superseded, Superseded(signal, superseded.may_have_arrived))
+        size = self._prioritizer.lanes[signal.risk_level].size
+        # The sender's plan changes with the first signal of a level and with each that may fill a payload.
+        if size == 1 or size % MAX_EVENTS == 0 or self._prioritizer.size % MAX_EVENTS == 0:
+            self.wake()
+        return receipt
+
+    # -- going out
+
+    def wake(self) -> None:
+        """Let the sender look again."""
+        if self._sender is not None and not self._sender.done():
+            self._sender.set_result(None)
+
+    async def changed(self, until: float) -> None:
+        """Wait for `wake`, at most until the loop clock shows *until*; infinity waits for `wake` alone."""
+        self._sender = self._loop.create_future()
+        timer = self._loop.call_at(until, self.wake) if until < math.inf else None
+        try:
+            await self._sender
+        finally:
+            self._sender = None
+            if timer is not None:
+                timer.cancel()
+
+    def demand(self, now: float) -> Demand:
+        """Tell what the next request would carry."""
+        self._prioritizer.release(now)
+        return self._prioritizer.demand()
+
+    def ready_at(self) -> float:
+        """Return when the next held-back signal becomes ready; infinity if none is held."""
+        return self._prioritizer.ready_at()
+
+    def overdue_at(self, now: float) -> float:
+        """Return when `expire` should be called next; infinity if nothing that waits expires."""
+        return self._prioritizer.overdue_at(now)
+
+    def expire(self, now: float) -> bool:
+        """Settle what has expired, a slice at the most, and tell whether there may be more."""
+        overdue = self._prioritizer.overdue(now, SLICE)
+        for receipt in overdue:
+            self.settle(receipt, Expired(receipt.may_have_arrived))
+        return len(overdue) == SLICE
+
+    def take(self, now: float) -> Batch:
+        """Put the batch that ranks highest in flight; empty if nothing is ready."""
+        batch = self._prioritizer.take(now)
+        self.in_flight += len(batch.receipts)
+        for receipt in batch.receipts:
+            receipt.attempts += 1
+        return batch
+
+    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
+        """Return *receipts* from flight to the front of their lanes, held back until *ready_at*."""
+        receipts = list(receipts)
+        self.in_flight -= len(receipts)
+        self._settle_superseded(self._prioritizer.put_back(receipts, ready_at))
+
+    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+        """Return *groups* from flight, each to be probed in a request of its own."""
+        self.in_flight -= sum(len(group) for group in groups)
+        self._settle_superseded(self._prioritizer.suspect(groups, ready_at))
+
+    def _settle_superseded(self, receipts: list[Receipt]) -> None:
+        for receipt in receipts:
+            newer = self._prioritizer.waiting_for(receipt.signal.ip)
+            self.settle(receipt, Superseded(newer.signal, receipt.may_have_arrived))
+        self.wake()
+
+    def hurry(self) -> None:
+        """Make ready what is held back, for the last try."""
+        self._prioritizer.release(math.inf)
+        self.wake()
+
+    # -- the end of a signal
+
+    def land(self, receipts: Iterable[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        """Settle *receipts* that are in flight."""
+        for receipt in receipts:
+            self.in_flight -= 1
+            self.settle(receipt, outcome(receipt))
+
+    def settle(self, receipt: Receipt, outcome: Outcome) -> None:
+        """Give *receipt*, which is neither waiting nor in flight any more, its outcome: the only place that does."""
+        receipt.settle(outcome)
+        self.settled[type(outcome)] += 1
+        for flush in self._flushes:
+            flush.count(receipt)
+        self._promise_room()
+        if self._on_settled is not None:
+            self._call_hook(receipt)
+        if self.waiting == 0 and self.in_flight == 0:
+            self.wake()
+
+    def _call_hook(self, receipt: Receipt) -> None:
+        assert self._on_settled is not None  # noqa: S101 - the caller has looked
+        try:
+            self._on_settled(receipt)
+        except Exception:
+            self.hook_errors += 1
+            if not self._hooks_failed_last:
+                logger.exception("on_settled raised; this is said once until it succeeds again")
+            self._hooks_failed_last = True
+        else:
+            self._hooks_failed_last = False
+
+    # -- flush and close
+
+    @property
+    def flushing(self) -> bool:
+        """Whether somebody waits for all to be settled."""
+        return bool(self._flushes)
+
+    async def flush(self, timeout: float | None) -> int:
+        """Wait until all that is admitted now is settled; return how much is not."""
+        flush = _Flush(self._loop.create_future(), self.admitted, self.waiting + self.in_flight)
+        if flush.left == 0:
+            return 0
+        self._flushes.append(flush)
+        self.wake()
+        try:
+            async with asyncio.timeout(timeout):
+                await flush.done
+        except TimeoutError:
+            pass
+        finally:
+            self._flushes.remove(flush)
+        return flush.left
+
+    def close(self, reason: str) -> None:
+        """Admit no more: newcomers in line and later ones get `ClientClosed` with *reason*."""
+        self._closed = reason
+        for newcomers in self._newcomers.values():
+            while newcomers:
+                turn = newcomers.popleft()
+                if not turn.done():
+                    turn.set_exception(ClientClosed(reason))
+        self.wake()
+
+    def abandon(self, reason: str) -> bool:
+        """Settle what waits as `Abandoned`, a slice at the most, and tell whether there may be more."""
+        receipts = list(islice(self._prioritizer.everything(), SLICE))
+        for receipt in receipts:
+            self.settle(receipt, Abandoned(reason, receipt.may_have_arrived))
+        return len(receipts) == SLICE
+
+
+class _Flush:
+    """Counts down the signals that were unsettled when it began."""
+
+    def __init__(self, done: asyncio.Future[None], last: int, left: int) -> None:
+        self.done = done
+        self._last = last
+        self.left = left
+
+    def count(self, receipt: Receipt) -> None:
+        if receipt.number <= self._last:
+            self.left -= 1
+            if self.left == 0 and not self.done.done():
+                self.done.set_result(None)

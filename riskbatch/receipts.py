@@ -1,0 +1,190 @@
+"""
+What `enqueue` returns, and the closed set of ways in which a signal can end.
+
+Every admitted signal is settled exactly once, with one of six outcomes. An outcome is a value: `await receipt` does
+not raise for what the server, the clock or the queue decided.
+"""
+
+import asyncio
+from collections.abc import Generator
+from typing import TypeAlias
+
+from attrs import frozen
+
+from .errors import WrongLoop
+from .signals import RiskSignal
+
+
+@frozen
+class Accepted:
+    """Okta answered 202. `request_id` is its `X-Okta-Request-Id`, which finds the request in the System Log."""
+
+    request_id: str | None = None
+
+
+@frozen
+class Rejected:
+    """
+    Okta refused this signal when it travelled alone; sending it again would be refused again.
+
+    Attributes:
+        reason: Okta's summary, with its causes.
+        code: Okta's error code, such as `E0000001`; the only part meant for programs.
+        status: The HTTP status, 400 or 413.
+        request_id: Okta's `X-Okta-Request-Id`.
+    """
+
+    reason: str
+    code: str | None = None
+    status: int = 400
+    request_id: str | None = None
+
+
+@frozen
+class Expired:
+    """`expires_at` passed before the signal could be sent."""
+
+    may_have_arrived: bool = False
+
+
+@frozen
+class Shed:
+    """The queue was full (`when_full="shed"`) and this was the oldest signal of the lowest level."""
+
+    may_have_arrived: bool = False
+
+
+@frozen
+class Superseded:
+    """A newer signal for the same address took its place (`coalesce=True`); `by` is the newer one."""
+
+    by: RiskSignal
+    may_have_arrived: bool = False
+
+
+@frozen
+class Abandoned:
+    """
+    The client ended before the signal was settled otherwise.
+
+    Attributes:
+        reason: What ended it.
+        may_have_arrived: True if a request with this signal was sent and its answer was lost, so that sending the
+            signal again may send it twice. False means that Okta surely does not have it.
+    """
+
+    reason: str
+    may_have_arrived: bool = False
+
+
+Outcome: TypeAlias = Accepted | Rejected | Expired | Shed | Superseded | Abandoned
+
+
+def check_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """
+    Refuse a caller that does not run on *loop*: nothing would ever wake it.
+
+    Raises:
+        WrongLoop: It runs on another event loop, in another thread without one, or in a forked process.
+    """
+    try:
+        if asyncio.get_running_loop() is loop:
+            return
+    except RuntimeError:
+        pass
+    raise WrongLoop("a client and its receipts belong to the event loop, and the process, that opened the client")
+
+
+class Receipt:
+    """
+    The promise that one signal will be settled; `await receipt` returns the outcome.
+
+    May be awaited by any number of tasks, at any time, or by none. Cancelling a wait recalls nothing.
+
+    Attributes:
+        signal: The signal it stands for.
+        outcome: How the signal ended, `None` until then.
+        attempts: How many requests have carried the signal.
+    """
+
+    __slots__ = (
+        "_loop",
+        "_waiters",
+        "admitted_at",
+        "after",
+        "attempts",
+        "before",
+        "deadline",
+        "in_lane",
+        "may_have_arrived",
+        "number",
+        "outcome",
+        "place",
+        "signal",
+    )
+
+    signal: RiskSignal
+    outcome: Outcome | None
+    attempts: int
+    # The rest belongs to the queue: instants are on the loop clock, in seconds.
+    number: int  # of admission
+    place: int  # in line within a level: its number, or the inherited place of the one it superseded
+    admitted_at: float
+    deadline: float | None  # `expires_at` on the loop clock
+    may_have_arrived: bool  # a request carried it and the answer was lost
+    in_lane: bool  # the next three link the receipts of a lane; see prioritizer.py
+    before: "Receipt | None"
+    after: "Receipt | None"
+
+    def __init__(
+        self,
+        signal: RiskSignal,
+        number: int,
+        admitted_at: float,
+        deadline: float | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.signal = signal
+        self._loop = loop
+        self.number = self.place = number
+        self.admitted_at = admitted_at
+        self.deadline = deadline
+        self.outcome = None
+        self.attempts = 0
+        self.may_have_arrived = False
+        self.in_lane = False
+        self.before = self.after = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+
+    def done(self) -> bool:
+        """Tell whether the signal is settled."""
+        return self.outcome is not None
+
+    def __await__(self) -> Generator[object, None, Outcome]:
+        if self.outcome is None:
+            check_loop(self._loop)
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            try:
+                yield from waiter
+            finally:
+                if self._waiters is not None:  # cancelled, not settled
+                    self._waiters.remove(waiter)
+        assert self.outcome is not None  # noqa: S101 - settle() sets it before it wakes anybody
+        return self.outcome
+
+    def settle(self, outcome: Outcome) -> None:
+        """Give the signal its one outcome and wake all who wait. For the queue, which keeps the books."""
+        if self.outcome is not None:
+            raise RuntimeError(f"{self!r} is already settled")
+        self.outcome = outcome
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def __repr__(self) -> str:
+        state = "unsettled" if self.outcome is None else repr(self.outcome)
+        return f"<Receipt {self.signal.risk_level.value} {self.signal.ip}: {state}>"

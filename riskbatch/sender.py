@@ -1,0 +1,277 @@
+"""
+The one loop where all parts meet: wait for a permit, take the batch, submit it, settle it or put it back.
+
+The permit comes first and the batch second, so that a HIGH which arrives while everything waits rides the very next
+request. A request that failed is not repeated: its signals go back to the front of their lanes, and whatever ranks
+highest when the next permit is free is sent then. So a retry pays for its request like all others.
+"""
+
+import asyncio
+import logging
+import math
+import os
+import random
+
+from attrs import define, evolve, frozen
+
+from .auth import ApiToken
+from .batcher import Batch, split
+from .limiter import Limiter
+from .prioritizer import Demand
+from .queue import Queue
+from .receipts import Abandoned, Accepted, Rejected
+from .signals import RiskLevel
+from .transport import HEADERS, Transport, Unanswered
+from .wire import (
+    Denied,
+    RateLimited,
+    Refused,
+    Request,
+    Taken,
+    TooConcurrent,
+    Unavailable,
+    Verdict,
+    budgets,
+    classify,
+    encode,
+    plain,
+)
+
+logger = logging.getLogger("riskbatch")
+
+_GRAIN = 1e-6  # seconds: a timer may fire this early, and waiting again for so little would spin
+_BELIEVED = 3  # attempts after which the indices that a server names are no longer trusted
+
+
+def backoff(failures: int, first: float, most: float, jitter: float) -> float:
+    """
+    Return the seconds to wait after the *failures*-th failure in a row: full jitter over a doubling span.
+
+    Args:
+        failures: From 1.
+        first: The span after the first failure, in seconds.
+        most: The longest span, in seconds.
+        jitter: From 0 to 1, evenly drawn, so that many clients do not come back at once.
+    """
+    return float(min(most, first * 2.0 ** min(failures - 1, 60)) * jitter)
+
+
+@frozen
+class Trouble:
+    """
+    Why sending is slowed down or stopped.
+
+    Attributes:
+        reason: In the server's words where it had any.
+        denied: Everything stops but one probe at a time, because a person must mend something. Otherwise a HIGH that
+            is ready still goes.
+        failures: In a row.
+        until: When the next try is due, on the loop clock.
+        known_at: When the last failure came; an answer to an older request says nothing new.
+    """
+
+    reason: str
+    denied: bool
+    failures: int
+    until: float
+    known_at: float
+
+
+@define
+class Counts:
+    """What the sender has done, for `Statistics`."""
+
+    requests: int = 0
+    requests_in_flight: int = 0
+    put_back: int = 0
+    rate_limited: int = 0
+
+
+class Sender:
+    """
+    Drives one client's queue to Okta.
+
+    Args:
+        queue: Where the signals wait.
+        limiter: When a request may leave.
+        transport: One request out, one answer in.
+        auth: Signs requests.
+        url: Where risk events go.
+    """
+
+    def __init__(self, queue: Queue, limiter: Limiter, transport: Transport, auth: ApiToken, url: str) -> None:
+        self._queue = queue
+        self._limiter = limiter
+        self._transport = transport
+        self._auth = auth
+        self._url = url
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        # A try after a failure costs a permit, so the waits are measured in gaps and windows, not in absolute time.
+        self._first_backoff = limiter.window.rate.period / limiter.window.rate.requests / 2
+        self._most_backoff = limiter.window.rate.period
+        self.trouble: Trouble | None = None
+        self.counts = Counts()
+        self._rate_limited_before = 0  # at the last request that was taken: a row of 429s is one line in the log
+        self._drain_by: float | None = None
+
+    # -- the loop
+
+    async def run(self) -> None:
+        """Send until `drain` was called and nothing is left that could be sent in time."""
+        async with asyncio.TaskGroup() as submissions:
+            while os.getpid() == self._process:  # a forked child must not send its parent's signals
+                now = self._loop.time() + _GRAIN
+                if self._queue.expire(now):
+                    await asyncio.sleep(0)
+                    continue
+                demand = self._queue.demand(now)
+                at = self._next_at(now, demand)
+                if at <= now and (self._drain_by is None or now < self._drain_by):
+                    if not (demand.full_of_high or self._draining):
+                        await self._limiter.pace()
+                    await self._depart(submissions)
+                elif self._is_drained(min(at, self._queue.ready_at())):
+                    return
+                else:
+                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now)))
+
+    def drain(self, until: float) -> None:
+        """Send what is left, the most important first, as long as it can be sent before *until* on the loop clock."""
+        self._drain_by = until
+        if self.trouble is not None:
+            self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
+        self._queue.hurry()
+
+    @property
+    def _draining(self) -> bool:
+        return self._drain_by is not None
+
+    def _next_at(self, now: float, demand: Demand) -> float:
+        at = self._limiter.next_at(now, demand, flushing=self._queue.flushing, draining=self._draining)
+        if self.trouble is None or demand.level is None:
+            return at
+        if self.trouble.denied:
+            return math.inf if self.counts.requests_in_flight else max(at, self.trouble.until)
+        if demand.level is RiskLevel.HIGH and not self._draining:
+            return max(at, self._limiter.paced_at)  # no express into a server that fails
+        return max(at, self.trouble.until)
+
+    def _is_drained(self, next_at: float) -> bool:
+        if self._drain_by is None or self.counts.requests_in_flight:
+            return False
+        return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
+
+    async def _depart(self, submissions: asyncio.TaskGroup) -> None:
+        now = self._loop.time()
+        batch = self._queue.take(now)
+        if batch.receipts:
+            await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
+            self.counts.requests += 1
+            self.counts.requests_in_flight += 1
+            submissions.create_task(self._submit(batch, now))
+
+    async def _submit(self, batch: Batch, departed_at: float) -> None:
+        verdict: Verdict | None = None
+        try:
+            verdict = await self._ask(batch)
+        except Exception:  # a defect of ours or of a custom transport must not take the other requests down
+            logger.exception("a request failed in an unexpected way; its signals are put back")
+            verdict = Unavailable("an unexpected error, see the log", may_have_arrived=True)
+        finally:
+            now = self._loop.time()
+            self._limiter.answered(now)
+            self.counts.requests_in_flight -= 1
+            if verdict is None:  # cancelled: the client ends
+                reason = "the client was closed before the answer came"
+                self._queue.land(batch.receipts, lambda _: Abandoned(reason, may_have_arrived=True))
+        self._act(batch, verdict, departed_at, now)
+        self._queue.wake()
+
+    async def _ask(self, batch: Batch) -> Verdict:
+        request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
+        try:
+            response = await self._transport(request)
+        except Unanswered as lost:
+            return Unavailable(lost.reason, lost.may_have_arrived)
+        verdict = classify(response)
+        refused = isinstance(verdict, RateLimited)
+        self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+        return verdict
+
+    # -- what an answer means for its signals
+
+    def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
+        match verdict:
+            case Taken(request_id):
+                self._recovered()
+                accepted = Accepted(request_id)
+                self._queue.land(batch.receipts, lambda _: accepted)
+            case Refused():
+                self._recovered()
+                self._isolate(batch, verdict)
+            case RateLimited():
+                if self.counts.rate_limited == self._rate_limited_before:
+                    logger.warning("%s is used up; nothing is sent until its window resets", self._url)
+                self.counts.rate_limited += 1
+                self._put_back(batch)  # the limiter holds everything until then
+            case TooConcurrent():
+                # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
+                reason = "too many of the org's requests are in flight"
+                self._put_back(batch, self._slow_down(reason, departed_at, now, most=4 * self._first_backoff))
+            case Denied(reason):
+                self._slow_down(reason, departed_at, now, denied=True)
+                self._put_back(batch)
+            case Unavailable(reason, may_have_arrived):
+                for receipt in batch.receipts:
+                    receipt.may_have_arrived |= may_have_arrived
+                self._put_back(batch, self._slow_down(reason, departed_at, now))
+
+    def _put_back(self, batch: Batch, ready_at: float = -math.inf) -> None:
+        self.counts.put_back += len(batch.receipts)
+        if batch.is_probe:
+            self._queue.suspect([batch.receipts], ready_at)
+        else:
+            self._queue.put_back(batch.receipts, ready_at)
+
+    def _isolate(self, batch: Batch, refused: Refused) -> None:
+        """Find the signal that Okta refuses without losing its companions."""
+        receipts = batch.receipts
+        reason = self._auth.redact(refused.reason)
+        if len(receipts) == 1:
+            rejected = Rejected(reason, refused.code, refused.status, refused.request_id)
+            self._queue.land(receipts, lambda _: rejected)
+            logger.info("Okta refused a signal: %s %s", refused.code, reason)
+            return
+        # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
+        named = batch.named(refused.named) if receipts[0].attempts <= _BELIEVED else []
+        if named and len(named) < len(receipts):
+            self._queue.suspect([[receipt] for receipt in named])
+            self._queue.put_back([receipt for receipt in receipts if receipt not in named])
+        else:
+            self._queue.suspect(split(receipts))
+
+    # -- trouble
+
+    def _slow_down(
+        self, reason: str, departed_at: float, now: float, *, denied: bool = False, most: float | None = None
+    ) -> float:
+        """Note a failure and return when to try again; failures of requests that left together count as one."""
+        reason = plain(self._auth.redact(reason))
+        old = self.trouble
+        if old is not None and departed_at < old.known_at and denied == old.denied:
+            return max(old.until, now)
+        failures = old.failures + 1 if old is not None else 1
+        most = self._most_backoff if most is None else most
+        until = now + backoff(failures, self._first_backoff, most, random.random())
+        self.trouble = Trouble(reason, denied, failures, until, now)
+        if old is None or old.denied != denied or (denied and old.reason != reason):
+            state = "paused until the server accepts again" if denied else "slowed down"
+            logger.warning("sending to %s is %s: %s", self._url, state, reason)
+        return until
+
+    def _recovered(self) -> None:
+        self._rate_limited_before = self.counts.rate_limited
+        if self.trouble is not None:
+            logger.warning("sending to %s again, after %s", self._url, self.trouble.reason)
+            self.trouble = None

@@ -1,0 +1,196 @@
+"""
+What callers enqueue: one IP address, its risk level, and when that was true.
+
+Everything is checked at construction against Okta's published schema, so that an object which exists can be sent.
+Source: Okta Management OpenAPI 2025.08.0, RiskEvent and RiskEventSubject (read 2026-08-21).
+"""
+
+import enum
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self
+
+from attrs import field, frozen
+
+from .errors import InvalidSignal
+
+MAX_MESSAGE = 512  # characters; RiskEventSubject.message.maxLength
+_MESSAGE = re.compile(r"[a-zA-Z0-9 .\-_]*")  # RiskEventSubject.message.pattern; for fullmatch: `$` would allow "\n"
+_MESSAGE_LIMIT = f"at most {MAX_MESSAGE} characters of a-z A-Z 0-9 space . - _"
+_TIME_LIMIT = "an aware datetime between the years 1 and 9999 in UTC"
+_JSON_TIME_LIMIT = "an ISO 8601 time with a zone, such as 2021-01-20T00:00:00.001Z"
+
+
+class RiskLevel(enum.Enum):
+    """How risky an address is; the order of definition is the order of sending. Okta has no others."""
+
+    HIGH = "HIGH"
+    MEDIUM = "MEDIUM"
+    LOW = "LOW"
+
+    # Enum hashes its name in Python code on every lookup; members are singletons, so identity is the same and is fast.
+    __hash__ = object.__hash__
+
+
+def _canonical_ip(value: str | IPv4Address | IPv6Address) -> str:
+    text = str(value) if isinstance(value, IPv4Address | IPv6Address) else value
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, TypeError, ValueError):
+        return _canonical_ipv6(text)
+    return text  # inet_pton takes one spelling of an IPv4 address only: four decimals without leading zeros
+
+
+def _canonical_ipv6(text: str) -> str:
+    try:
+        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text))
+    except (OSError, TypeError, ValueError):
+        raise InvalidSignal("ip", text, "an IPv4 or IPv6 address without prefix length or zone") from None
+
+
+def _risk_level(value: RiskLevel | str) -> RiskLevel:
+    if isinstance(value, RiskLevel):
+        return value
+    try:
+        return RiskLevel[value]
+    except (KeyError, TypeError):
+        raise InvalidSignal("risk_level", value, "HIGH, MEDIUM or LOW") from None
+
+
+def _message(value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > MAX_MESSAGE or not _MESSAGE.fullmatch(value):
+        raise InvalidSignal("message", value, _MESSAGE_LIMIT)
+    return value
+
+
+def _utc(name: str, value: datetime) -> datetime:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidSignal(name, value, _TIME_LIMIT)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidSignal(name, value, _TIME_LIMIT) from None
+
+
+def _timestamp(value: datetime | None) -> datetime:
+    return datetime.now(UTC) if value is None else _utc("timestamp", value)
+
+
+def _expires_at(value: datetime | None) -> datetime | None:
+    return None if value is None else _utc("expires_at", value)
+
+
+@frozen(weakref_slot=False)
+class RiskSignal:
+    """
+    One IP address and the risk seen there. What exists is valid for Okta.
+
+    Args:
+        ip: IPv4 or IPv6; kept in canonical text (`2001:DB8:0::1` becomes `2001:db8::1`).
+        risk_level: The enum or its name.
+        message: At most 512 characters of `a-z A-Z 0-9 space . - _`; shown in Okta's System Log.
+        timestamp: When the risk was seen; aware. Now, if not given. Sent in UTC with milliseconds.
+        expires_at: When the signal is worthless; aware. It is settled as `Expired` if it could not be sent before.
+            Without it, Okta keeps the signal for 24 hours after it was consumed.
+
+    Raises:
+        InvalidSignal: Names the field, the value and the limit.
+    """
+
+    ip: str = field(converter=_canonical_ip)
+    risk_level: RiskLevel = field(converter=_risk_level)
+    message: str | None = field(default=None, kw_only=True, converter=_message)
+    timestamp: datetime = field(default=None, kw_only=True, converter=_timestamp)
+    expires_at: datetime | None = field(default=None, kw_only=True, converter=_expires_at)
+
+    @classmethod
+    def from_json(cls, obj: object) -> Self:
+        """
+        Read one flat signal in Okta's camelCase: `ip`, `riskLevel`, and optionally `message`, `timestamp`, `expiresAt`.
+
+        Raises:
+            InvalidSignal: A field is missing, unknown or invalid; the error names it as it is spelt in *obj*.
+        """
+        fields = _known_fields(obj, _FLAT_FIELDS)
+        for required in ("ip", "riskLevel"):
+            if required not in fields:
+                raise InvalidSignal(required, None, "present")
+        try:
+            return cls(
+                fields["ip"],  # type: ignore[arg-type]  # the converters refuse what is not valid
+                fields["riskLevel"],  # type: ignore[arg-type]
+                message=fields.get("message"),  # type: ignore[arg-type]
+                timestamp=_json_time("timestamp", fields.get("timestamp")),
+                expires_at=_json_time("expiresAt", fields.get("expiresAt")),
+            )
+        except InvalidSignal as error:
+            raise InvalidSignal(_CAMEL.get(error.field, error.field), error.value, error.limit) from None
+
+    def to_json(self) -> dict[str, str]:
+        """Return the flat camelCase form that `from_json` reads; absent fields are left out."""
+        obj = {"ip": self.ip, "riskLevel": self.risk_level.value, "timestamp": format_time(self.timestamp)}
+        if self.message is not None:
+            obj["message"] = self.message
+        if self.expires_at is not None:
+            obj["expiresAt"] = format_time(self.expires_at)
+        return obj
+
+
+def format_time(time: datetime) -> str:
+    """Write a UTC *time* as `yyyy-MM-ddTHH:mm:ss.SSSZ`, the one form of RiskEvent.timestamp that Okta documents."""
+    return f"{time.isoformat(timespec='milliseconds')[:-6]}Z"  # cut "+00:00"
+
+
+def parse_signals(obj: object) -> Iterator[RiskSignal]:
+    """
+    Yield the signals of one JSON object: a flat signal, or a whole Okta RiskEvent with its `subjects`.
+
+    Raises:
+        InvalidSignal: Names the field with its place, such as `subjects[2].ip`. Signals before it were yielded.
+    """
+    if not isinstance(obj, Mapping) or "subjects" not in obj:
+        yield RiskSignal.from_json(obj)
+        return
+    event = _known_fields(obj, _EVENT_FIELDS)
+    times = {name: event[name] for name in ("timestamp", "expiresAt") if name in event}
+    subjects = event["subjects"]
+    if not isinstance(subjects, list) or not subjects:
+        raise InvalidSignal("subjects", subjects, "a list of at least one subject")
+    for index, subject in enumerate(subjects):
+        try:
+            yield RiskSignal.from_json(_known_fields(subject, _SUBJECT_FIELDS) | times)
+        except InvalidSignal as error:
+            name = error.field if error.field in times else f"subjects[{index}].{error.field}"
+            raise InvalidSignal(name, error.value, error.limit) from None
+
+
+_CAMEL = {"risk_level": "riskLevel", "expires_at": "expiresAt"}
+_SUBJECT_FIELDS = ("ip", "riskLevel", "message")
+_FLAT_FIELDS = (*_SUBJECT_FIELDS, "timestamp", "expiresAt")
+_EVENT_FIELDS = ("subjects", "timestamp", "expiresAt")
+
+
+def _known_fields(obj: object, known: tuple[str, ...]) -> dict[str, object]:
+    if not isinstance(obj, Mapping):
+        raise InvalidSignal("signal", obj, "a JSON object")
+    for name in obj:
+        if name not in known:
+            raise InvalidSignal(str(name), obj[name], f"left out; known fields are {', '.join(known)}")
+    return dict(obj)
+
+
+def _json_time(name: str, value: object) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        time = datetime.fromisoformat(value)  # type: ignore[arg-type]  # what is not text is refused below
+    except (TypeError, ValueError):
+        raise InvalidSignal(name, value, _JSON_TIME_LIMIT) from None
+    if time.utcoffset() is None:
+        raise InvalidSignal(name, value, _JSON_TIME_LIMIT)
+    return time

@@ -1,0 +1,89 @@
+"""The thin shell around aiohttp: one request out, one answer in. It decides nothing and retries nothing."""
+
+import asyncio
+import platform
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import TypeAlias
+
+import aiohttp
+from attrs import define
+
+from .wire import MAX_ANSWER, Request, Response
+
+TIMEOUT = 30.0  # seconds for the whole exchange, as in Okta's SDKs
+CONNECT_TIMEOUT = 10.0  # seconds; shorter, since only a connection that was never made says "surely not arrived"
+
+# Okta asks for a User-Agent of one's own, and for both content headers (Core Okta API, read 2026-08-21). The answers
+# are small, and an identity encoding cannot hide a bomb.
+HEADERS = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": f"riskbatch/{version('riskbatch')} python/{platform.python_version()}",
+}
+
+
+@define
+class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
+    """
+    A request has no answer.
+
+    Attributes:
+        reason: One line, without anything that the request carried.
+        may_have_arrived: False if the connection was never made.
+    """
+
+    reason: str
+    may_have_arrived: bool
+
+
+Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return a session that keeps no cookies, so that Okta never takes it for a browser's."""
+    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+
+
+def over(session: aiohttp.ClientSession) -> Transport:
+    """Return a transport over *session*, which stays the caller's to close."""
+
+    async def send(request: Request) -> Response:
+        try:
+            return await _exchange(session, request)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise Unanswered(_line(error), may_have_arrived=False) from None
+        except TimeoutError:
+            raise Unanswered(f"no answer within {TIMEOUT:g} s", may_have_arrived=True) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unanswered(_line(error), may_have_arrived=True) from None
+
+    return send
+
+
+async def _exchange(session: aiohttp.ClientSession, request: Request) -> Response:
+    async with (
+        asyncio.timeout(TIMEOUT),
+        session.request(
+            request.method,
+            request.url,
+            data=request.body,
+            headers=request.headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),  # the whole is timed above
+        ) as response,
+    ):
+        body = bytearray()
+        while len(body) < MAX_ANSWER:
+            chunk = await response.content.read(MAX_ANSWER - len(body))
+            if not chunk:
+                return Response(response.status, response.headers, bytes(body))
+            body += chunk
+        response.close()  # the rest is not wanted, and the connection cannot be used again without it
+        return Response(response.status, response.headers, bytes(body))
+
+
+def _line(error: Exception) -> str:
+    # Type and text of aiohttp's errors name host, port and cause; their repr may hold headers, so it is not used.
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

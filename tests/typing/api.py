@@ -1,0 +1,48 @@
+"""Never run: mypy --strict must accept what is right here, and must refuse each line marked with a type-ignore."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import assert_never, assert_type
+
+import riskbatch as rb
+
+
+async def the_ten_lines(token: str) -> None:
+    async with rb.Client("https://acme.okta.com", rb.ApiToken(token)) as client:
+        assert_type(client, rb.Client)
+        receipt = await client.enqueue(rb.RiskSignal("203.0.113.7", "HIGH", message="Credential stuffing"))
+        assert_type(receipt, rb.Receipt)
+        assert_type(await receipt, rb.Outcome)
+        await asyncio.wait_for(receipt, 1.0)
+        await asyncio.gather(receipt, receipt)
+        assert_type(await client.enqueue_many([receipt.signal]), list[rb.Receipt])
+        assert_type(await client.flush(timeout=1.0), int)
+        assert_type(client.statistics().settled, int)
+
+
+def every_outcome(outcome: rb.Outcome) -> str:
+    match outcome:
+        case rb.Accepted(request_id=okta):
+            return okta or ""
+        case rb.Rejected(reason=reason, code=code):
+            return f"{code} {reason}"
+        case rb.Expired() | rb.Shed():
+            return ""
+        case rb.Superseded(by=newer):
+            return newer.ip
+        case rb.Abandoned(reason=reason, may_have_arrived=maybe):
+            return f"{reason} {maybe}"
+        case _:
+            assert_never(outcome)
+
+
+def a_signal() -> rb.RiskSignal:
+    return rb.RiskSignal("::1", rb.RiskLevel.LOW, timestamp=datetime.now(UTC), expires_at=None)
+
+
+def misuses(signal: rb.RiskSignal, auth: rb.ApiToken) -> None:
+    rb.RiskSignal("203.0.113.7")  # type: ignore[call-arg]
+    rb.RiskSignal("203.0.113.7", "HIGH", "positional message")  # type: ignore[misc]
+    signal.ip = "203.0.113.8"  # type: ignore[misc]
+    rb.Client("https://acme.okta.com", "token")  # type: ignore[arg-type]
+    rb.Client("https://acme.okta.com", auth, when_full="drop")  # type: ignore[arg-type]

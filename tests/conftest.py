@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import async_solipsism
-import pytest
 
 WIRE = Path(__file__).parent / "wire"
 

@@ -42,7 +42,7 @@ def a_signal() -> rb.RiskSignal:
 
 def misuses(signal: rb.RiskSignal, auth: rb.ApiToken) -> None:
     rb.RiskSignal("203.0.113.7")  # type: ignore[call-arg]
-    rb.RiskSignal("203.0.113.7", "HIGH", "positional message")  # type: ignore[misc]
+    rb.RiskSignal("203.0.113.7", "HIGH", "positional message")  # type: ignore[call-arg]
     signal.ip = "203.0.113.8"  # type: ignore[misc]
     rb.Client("https://acme.okta.com", "token")  # type: ignore[arg-type]
     rb.Client("https://acme.okta.com", auth, when_full="drop")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from .errors import (
     RiskbatchError,
     WrongLoop,
 )
-from .limiter import RateLimit
+from .limiter import Limiter, RateLimit
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
 
@@ -25,6 +25,7 @@ __all__ = [
     "ConfigurationError",
     "Expired",
     "InvalidSignal",
+    "Limiter",
     "Outcome",
     "QueueFull",
     "RateLimit",

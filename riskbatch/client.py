@@ -97,13 +97,14 @@ class Client:
     Args:
         org_url: `https://acme.okta.com`, without `-admin`. Plain http is taken for loopback only.
         auth: An `ApiToken`.
-        limit: The share of the org's budget that this client may use; a server that says less is believed.
+        limit: The share of the org's budget that this client may use; a server that says less is believed. A
+            `Limiter` is for several clients of one org, and brings its own *reserve* and *linger*.
         reserve: Requests in each window that only a payload with a HIGH may use.
         capacity: The most unsettled signals; bounds the memory.
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
-            mapping by level. 1 for MEDIUM and 5 for LOW, if not given.
+            mapping by level.
         subjects_per_event: Up to 50: signals with equal timestamp and expiry share an event. The 50 stand in an old
             reference page of Okta's only.
         coalesce: A newer signal for an address supersedes the one that waits, and takes its place in line.
@@ -123,11 +124,11 @@ class Client:
         org_url: str,
         auth: ApiToken,
         *,
-        limit: RateLimit = RateLimit(30, 60.0),  # noqa: B008 - frozen
+        limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
         capacity: int = 100_000,
         when_full: WhenFull = "wait",
-        linger: float | Mapping[RiskLevel, float] | None = None,
+        linger: float | Mapping[RiskLevel, float] = MappingProxyType(DEFAULT_LINGER),
         subjects_per_event: int = 1,
         coalesce: bool = False,
         on_settled: Callable[[Receipt], object] | None = None,
@@ -136,7 +137,6 @@ class Client:
         close_timeout: float = 25.0,
     ) -> None:
         self._org = check_org_url(org_url)
-        _check_number("reserve", reserve, 0, math.inf)
         _check_number("capacity", capacity, 1, math.inf)
         _check_number("subjects_per_event", subjects_per_event, 1, MAX_SUBJECTS)
         _check_seconds("close_timeout", close_timeout)
@@ -147,11 +147,9 @@ class Client:
         if not isinstance(auth, ApiToken):
             raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken")
         self._auth = auth
-        self._limit = limit
-        self._reserve = reserve
+        self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)
         self._capacity = capacity
         self._when_full: WhenFull = when_full
-        self._linger = _lingers(linger)
         self._subjects_per_event = subjects_per_event
         self._coalesce = coalesce
         self._on_settled = on_settled
@@ -193,7 +191,6 @@ class Client:
             when_full=self._when_full,
             on_settled=self._on_settled,
         )
-        self._limiter = Limiter(self._limit, self._reserve, self._linger)
         own_session = None
         transport = self._transport
         if transport is None:
@@ -353,7 +350,8 @@ class Client:
     def statistics(self) -> Statistics:
         """Return a snapshot of the books, the budget and the trouble, if any."""
         if self._life is None:
-            return Statistics(limit=self._limit.requests, permits=self._limit.requests)
+            limit = self._limiter.window.limit
+            return Statistics(limit=limit, permits=limit)
         queue, sender, window = self._queue, self._sender, self._limiter.window
         now = self._loop.time()
         oldest = min((since for since in queue.oldest_by_level().values()), default=now)
@@ -448,15 +446,3 @@ def _check_number(name: str, value: object, least: int, most: float) -> None:
 def _check_seconds(name: str, value: object) -> None:
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ConfigurationError(f"{name} is {value!r}; it must be a finite number of seconds, 0 or more")
-
-
-def _lingers(given: float | Mapping[RiskLevel, float] | None) -> dict[RiskLevel, float]:
-    if given is None:
-        return dict(DEFAULT_LINGER)
-    if not isinstance(given, Mapping):
-        given = dict.fromkeys(DEFAULT_LINGER, given)
-    for level, seconds in given.items():
-        if level not in DEFAULT_LINGER:
-            raise ConfigurationError(f"linger has {level!r}; only MEDIUM and LOW may wait for a payload to fill")
-        _check_seconds(f"linger for {level.value}", seconds)
-    return {**DEFAULT_LINGER, **given}

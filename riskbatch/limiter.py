@@ -12,7 +12,7 @@ Five rules decide, and `Limiter.next_at` holds them all:
 1. window: a request needs a free permit;
 2. pace: an aiolimiter bucket spaces requests, so that a HIGH never waits for a whole window to come round;
 3. reserve: a request without HIGH leaves some permits free;
-4. express: a payload full of HIGH does not wait for the pace;
+4. express: a payload full of HIGH does not wait for the pace, nor does a lone HIGH while half of the window is free;
 5. linger: a part-filled payload without HIGH may wait to fill.
 
 The decisions are pure; only `pace` and `depart` touch the bucket, which reads the loop's clock.
@@ -20,7 +20,8 @@ The decisions are pure; only `pace` and `depart` touch the bucket, which reads t
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from aiolimiter import AsyncLimiter
 from attrs import frozen
@@ -126,19 +127,43 @@ class Limiter:
     """
     The five rules over one window.
 
+    A client makes its own from its arguments. Clients of one org in one process can share one: then the window holds
+    for all of them together.
+
     Args:
         rate: The budget.
         reserve: Permits that a request without HIGH leaves free; at most half of those there are.
-        linger: Seconds that a part-filled payload may wait, by the level of its oldest signal.
+        linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
+            mapping by level.
+
+    Raises:
+        ConfigurationError: An argument cannot work; the message says which.
     """
 
-    def __init__(self, rate: RateLimit, reserve: int = 3, linger: Mapping[RiskLevel, float] = DEFAULT_LINGER) -> None:
+    def __init__(
+        self,
+        rate: RateLimit = RateLimit(),
+        *,
+        reserve: int = 3,
+        linger: float | Mapping[RiskLevel, float] = MappingProxyType(DEFAULT_LINGER),
+    ) -> None:
+        if not isinstance(reserve, int) or isinstance(reserve, bool) or reserve < 0:
+            raise ConfigurationError(f"reserve is {reserve!r}; it must be a whole number of at least 0")
         self.window = Window(rate)
         self.held_until = -math.inf  # the server's word that nothing can be taken before
         self.paced_at = -math.inf  # when the bucket will have room
         self._pace = AsyncLimiter(1, rate.period / rate.requests)
         self._reserve = reserve
-        self._linger = linger
+        self._linger = _by_level(linger)
+        self._watchers: set[Callable[[], None]] = set()
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* whenever an answer has changed what `next_at` returns."""
+        self._watchers.add(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* no more."""
+        self._watchers.discard(watcher)
 
     def next_at(self, now: float, demand: Demand, *, flushing: bool = False, draining: bool = False) -> float:
         """
@@ -155,11 +180,24 @@ class Limiter:
         high = demand.level is RiskLevel.HIGH
         reserve = 0 if high or draining else min(self._reserve, self.window.limit // 2)
         at = max(now, self.held_until, self.window.free_at(now, reserve + 1))
-        if not (demand.full_of_high or draining):
+        if not (draining or self.is_express(now, demand)):
             at = max(at, self.paced_at)
         if not (high or demand.full or demand.probe or flushing or draining):
             at = max(at, self._lingers_until(demand))
         return at
+
+    def is_express(self, now: float, demand: Demand) -> bool:
+        """
+        Tell whether a request for *demand* may leave at once, as far as the pace is concerned.
+
+        A lone HIGH is one that no other preceded within a quarter of the gap: the first of a burst is worth a permit,
+        the second rather waits for its companions.
+        """
+        if demand.full_of_high:
+            return True
+        window = self.window
+        lone = demand.level is RiskLevel.HIGH and demand.alone_for > window.rate.period / window.rate.requests / 4
+        return lone and window.free(now) * 2 >= window.limit
 
     def _lingers_until(self, demand: Demand) -> float:
         return min(
@@ -195,6 +233,8 @@ class Limiter:
     def answered(self, now: float) -> None:
         """Note that a request's answer came, or that it was given up."""
         self.window.answered(now)
+        for watcher in self._watchers:
+            watcher()
 
     def learn(self, budgets: Iterable[Budget], now: float, *, refused: bool) -> None:
         """
@@ -215,3 +255,13 @@ class Limiter:
             waits.append(period)
         if waits:
             self.held_until = max(self.held_until, now + max(waits) + _MARGIN)
+
+
+def _by_level(linger: float | Mapping[RiskLevel, float]) -> dict[RiskLevel, float]:
+    given = linger if isinstance(linger, Mapping) else dict.fromkeys(DEFAULT_LINGER, linger)
+    for level, seconds in given.items():
+        if level not in DEFAULT_LINGER:
+            raise ConfigurationError(f"linger has {level!r}; only MEDIUM and LOW may wait for a payload to fill")
+        if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+            raise ConfigurationError(f"linger for {level.value} is {seconds!r}; it must be seconds, 0 or more")
+    return {**DEFAULT_LINGER, **given}

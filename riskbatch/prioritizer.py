@@ -112,6 +112,7 @@ class Demand:
         level: The highest level aboard; `None` if nothing is ready.
         full: The payload would be full.
         full_of_high: The payload would be full of HIGH.
+        alone_for: Seconds between the one ready HIGH and the HIGH admitted before it; 0 if several are ready.
         probe: The payload would be a group of suspects, which does not wait to fill.
         medium_since: When the oldest ready MEDIUM was admitted; infinity if there is none.
         low_since: The same for LOW.
@@ -120,6 +121,7 @@ class Demand:
     level: RiskLevel | None
     full: bool = False
     full_of_high: bool = False
+    alone_for: float = 0.0
     probe: bool = False
     medium_since: float = math.inf
     low_since: float = math.inf
@@ -142,6 +144,7 @@ class Prioritizer:
         self._suspects: list[list[Receipt]] = []
         self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
         self._probed_last = False
+        self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
         self._overdue: list[Receipt] = []
         self._expiring: dict[int, set[Receipt]] = {}  # by the second of the deadline, _BUCKETS sets each
         self._expired_until = 0  # the second before which no bucket is left
@@ -160,6 +163,8 @@ class Prioritizer:
             self.lanes[receipt.signal.risk_level].append(receipt)
         if receipt.deadline is not None:
             self._watch(receipt, receipt.deadline)
+        if receipt.signal.risk_level is RiskLevel.HIGH:
+            self._high_before, self._high_last = self._high_last, receipt.admitted_at
         return superseded
 
     def _coalesce(self, receipt: Receipt) -> Receipt | None:
@@ -252,6 +257,7 @@ class Prioritizer:
             level,
             full=self._fills(high, medium, low),
             full_of_high=self._fills(high),
+            alone_for=self._high_last - self._high_before if high.size == 1 else 0.0,
             medium_since=math.inf if medium.first is None else medium.first.admitted_at,
             low_since=math.inf if low.first is None else low.first.admitted_at,
         )

@@ -119,6 +119,13 @@ class Sender:
 
     async def run(self) -> None:
         """Send until `drain` was called and nothing is left that could be sent in time."""
+        self._limiter.watch(self._queue.wake)
+        try:
+            await self._run()
+        finally:
+            self._limiter.unwatch(self._queue.wake)
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as submissions:
             while os.getpid() == self._process:  # a forked child must not send its parent's signals
                 now = self._loop.time() + _GRAIN
@@ -128,9 +135,10 @@ class Sender:
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
-                    if not (demand.full_of_high or self._draining):
+                    if not (self._draining or self._limiter.is_express(now, demand)):
                         await self._limiter.pace()
-                    await self._depart(submissions)
+                    if self._limiter.window.free(self._loop.time()) > 0:  # the pace may have let another client pass
+                        await self._depart(submissions)
                 elif self._is_drained(min(at, self._queue.ready_at())):
                     return
                 else:

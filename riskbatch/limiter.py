@@ -12,7 +12,8 @@ Five rules decide, and `Limiter.next_at` holds them all:
 1. window: a request needs a free permit;
 2. pace: an aiolimiter bucket spaces requests, so that a HIGH never waits for a whole window to come round;
 3. reserve: a request without HIGH leaves some permits free;
-4. express: a payload full of HIGH does not wait for the pace, nor does a lone HIGH while half of the window is free;
+4. express: a payload full of HIGH does not wait for the pace, nor does a HIGH after which no other seems to come, as
+   long as half of the window is free;
 5. linger: a part-filled payload without HIGH may wait to fill.
 
 The decisions are pure; only `pace` and `depart` touch the bucket, which reads the loop's clock.
@@ -180,24 +181,28 @@ class Limiter:
         high = demand.level is RiskLevel.HIGH
         reserve = 0 if high or draining else min(self._reserve, self.window.limit // 2)
         at = max(now, self.held_until, self.window.free_at(now, reserve + 1))
-        if not (draining or self.is_express(now, demand)):
-            at = max(at, self.paced_at)
+        if not draining:
+            at = max(at, self._paced_at(now, demand))
         if not (high or demand.full or demand.probe or flushing or draining):
             at = max(at, self._lingers_until(demand))
         return at
 
-    def is_express(self, now: float, demand: Demand) -> bool:
+    def _paced_at(self, now: float, demand: Demand) -> float:
         """
-        Tell whether a request for *demand* may leave at once, as far as the pace is concerned.
+        Return when the pace lets a request for *demand* go; it is an express if that is before the bucket's time.
 
-        A lone HIGH is one that no other preceded within a quarter of the gap: the first of a burst is worth a permit,
-        the second rather waits for its companions.
+        While half of the window is free, what counts is whether more HIGH are coming. The first HIGH after a third of
+        a gap without any is sent at once, which costs a burst one permit; those that follow wait for companions,
+        until no other has come for a third of a gap.
         """
         if demand.full_of_high:
-            return True
+            return now
         window = self.window
-        lone = demand.level is RiskLevel.HIGH and demand.alone_for > window.rate.period / window.rate.requests / 4
-        return lone and window.free(now) * 2 >= window.limit
+        if demand.level is not RiskLevel.HIGH or window.free(now) * 2 < window.limit:
+            return self.paced_at
+        pause = window.rate.period / window.rate.requests / 3
+        is_first = demand.high_last - demand.high_before > pause
+        return min(self.paced_at, now if is_first else demand.high_last + pause)
 
     def _lingers_until(self, demand: Demand) -> float:
         return min(
@@ -240,16 +245,18 @@ class Limiter:
         """
         Adopt the rate-limit headers of an answer; *refused* says that it was a 429 for the rate.
 
-        A remainder of 0, or a 429, holds everything until the server's window resets. The wait is capped at the
-        period, whatever the server says: an hour parked by a wrong header would be worse than one more 429.
+        A 429, or a remainder of 0 while permits of ours are free, holds everything until the server's window resets;
+        a remainder of 0 that agrees with our own count is no news. The wait is capped at the period, whatever the
+        server says: an hour parked by a wrong header would be worse than one more 429.
         """
         period = self.window.rate.period
         waits = []
         for budget in budgets:
             if budget.is_concurrency():
                 continue
+            is_news = budget.remaining == 0 and self.window.free(now) > 0
             self.window.learn(budget, now)
-            if budget.remaining == 0 or refused:
+            if refused or is_news:
                 waits.append(period if budget.resets_after is None else min(budget.resets_after, period))
         if refused and not waits:
             waits.append(period)

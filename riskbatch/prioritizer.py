@@ -112,7 +112,8 @@ class Demand:
         level: The highest level aboard; `None` if nothing is ready.
         full: The payload would be full.
         full_of_high: The payload would be full of HIGH.
-        alone_for: Seconds between the one ready HIGH and the HIGH admitted before it; 0 if several are ready.
+        high_before: When the last HIGH but one was admitted.
+        high_last: When the last HIGH was admitted.
         probe: The payload would be a group of suspects, which does not wait to fill.
         medium_since: When the oldest ready MEDIUM was admitted; infinity if there is none.
         low_since: The same for LOW.
@@ -121,7 +122,8 @@ class Demand:
     level: RiskLevel | None
     full: bool = False
     full_of_high: bool = False
-    alone_for: float = 0.0
+    high_before: float = -math.inf
+    high_last: float = -math.inf
     probe: bool = False
     medium_since: float = math.inf
     low_since: float = math.inf
@@ -257,7 +259,8 @@ class Prioritizer:
             level,
             full=self._fills(high, medium, low),
             full_of_high=self._fills(high),
-            alone_for=self._high_last - self._high_before if high.size == 1 else 0.0,
+            high_before=self._high_before,
+            high_last=self._high_last,
             medium_since=math.inf if medium.first is None else medium.first.admitted_at,
             low_since=math.inf if low.first is None else low.first.admitted_at,
         )

@@ -135,7 +135,7 @@ class Sender:
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
-                    if not (self._draining or self._limiter.is_express(now, demand)):
+                    if self._limiter.paced_at <= now:  # else it goes by express
                         await self._limiter.pace()
                     if self._limiter.window.free(self._loop.time()) > 0:  # the pace may have let another client pass
                         await self._depart(submissions)

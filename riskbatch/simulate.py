@@ -25,6 +25,7 @@ from .emulator import DEFAULT_TOKEN, EmulatedRequest, Org
 from .limiter import RateLimit
 from .receipts import Accepted, Receipt
 from .signals import RiskLevel, RiskSignal
+from .transport import HEADERS
 from .wire import MAX_EVENTS, PATH, Request, Response, budgets, encode
 
 _ORG = "https://simulated.okta.com"
@@ -351,11 +352,10 @@ async def _by_hand(
     auth = ApiToken(DEFAULT_TOKEN)
 
     async def post(batch: list[_Item]) -> None:
+        body = encode([signal] for *_, signal in batch)
         while True:
             sent_at = loop.time()
-            request = Request("POST", _ORG + PATH, {"Accept": "*/*", "Content-Type": "application/json"}, b"")
-            request = Request("POST", request.url, request.headers, encode([signal] for *_, signal in batch))
-            response = await org(auth.sign(request))
+            response = await org(auth.sign(Request("POST", _ORG + PATH, HEADERS, body)))
             if response.status == 202:
                 break
             resets_after = min((b.resets_after or 0.0 for b in budgets(response.headers)), default=0.0)
@@ -370,6 +370,8 @@ async def _by_hand(
             batch = [await queue.get()]
             while len(batch) < MAX_EVENTS and not queue.empty():
                 batch.append(queue.get_nowait())
+            for *_, signal in batch:
+                waiting[signal.risk_level] -= 1
             tasks.create_task(post(batch))
 
     async def work() -> None:
@@ -377,17 +379,90 @@ async def _by_hand(
             tasks.create_task(send(tasks))
 
     working = asyncio.create_task(work())
+    waiting = dict.fromkeys(RiskLevel, 0)
+    sampling = asyncio.create_task(_sample(outcome, lambda: waiting))
     for number, arrival in enumerate(simulation.arrivals()):
         if arrival.at >= simulation.seconds:
             break
         if arrival.at > loop.time():
             await asyncio.sleep(arrival.at - loop.time())
         outcome.arrived[arrival.level] += 1
+        waiting[arrival.level] += 1
         queue.put_nowait((rank(arrival.level), number, loop.time(), _signal(arrival)))
     await asyncio.sleep(simulation.seconds - loop.time())
     working.cancel()
-    await asyncio.wait({working})
+    sampling.cancel()
+    await asyncio.wait({working, sampling})
     delivered = outcome.delivered()
     outcome.ended = {"accepted": delivered, "waiting": sum(outcome.arrived.values()) - delivered}
     org.close()
     return outcome
+
+
+# -- showing it
+
+
+def report(outcomes: list[Outcome]) -> str:
+    """Return a table of *outcomes* for one traffic, and what it means for the traffic in a sentence."""
+    heads = "".join(f"{head:>9}" for head in ("arrived", "sent", "mean", "median", "p95", "p99", "max"))
+    lines = [f"{'seconds from enqueue to sending':30}{heads}"]
+    for outcome in outcomes:
+        lines.append(outcome.name)
+        for level in RiskLevel:
+            if outcome.arrived[level]:
+                waits = [outcome.mean_wait(level), *(outcome.waited(level, q) for q in (0.5, 0.95, 0.99, 1.0))]
+                shown = "".join(f"{'-' if math.isnan(wait) else f'{wait:.1f}':>9}" for wait in waits)
+                lines.append(f"  {level.value:28}{outcome.arrived[level]:>9,}{len(outcome.waits[level]):>9,}{shown}")
+        lines.append(f"  {_ends(outcome)}")
+        lines.append(
+            f"  {outcome.requests_a_minute():.1f} requests a minute, {outcome.fill():.0%} full, "
+            f"{outcome.budget_used():.0%} of the budget; at most {outcome.most_in_window} in any "
+            f"{outcome.budget.period:g} s (budget {outcome.budget.requests}); {outcome.refusals} answered 429"
+        )
+    return "\n".join([*lines, "", verdict(outcomes[0])])
+
+
+def _ends(outcome: Outcome) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in outcome.ended.items() if count)
+
+
+def verdict(outcome: Outcome) -> str:
+    """Answer in one sentence whether the budget is enough, and what is lost if it is not."""
+    arriving = sum(outcome.arrived.values()) / outcome.seconds
+    room = MAX_EVENTS * outcome.budget.requests / outcome.budget.period
+    load = f"{arriving:.1f} signals arrive a second, and the budget carries {room:.1f} in full payloads"
+    if arriving <= room:
+        return f"The budget is enough: {load}."
+    late = [level for level in RiskLevel if len(outcome.waits[level]) < 0.99 * outcome.arrived[level]]
+    names = " and ".join(level.value for level in late) or "nothing yet"
+    return f"The budget is NOT enough: {load}. What stays behind is {names}."
+
+
+def plot(outcomes: list[Outcome], path: str) -> None:
+    """
+    Draw the queue and the waits over time into the picture file *path*.
+
+    Raises:
+        ModuleNotFoundError: The extra `[plot]` is not installed.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - heavy, and an extra
+
+    colours = dict(zip(RiskLevel, ("tab:red", "tab:orange", "tab:blue"), strict=True))
+    figure = Figure(figsize=(6 * len(outcomes), 7), layout="constrained")
+    axes = figure.subplots(2, len(outcomes), squeeze=False, sharex=True, sharey="row")
+    for column, outcome in enumerate(outcomes):
+        depth, waits = axes[0][column], axes[1][column]
+        depth.set_title(outcome.name)
+        for level, colour in colours.items():
+            if outcome.arrived[level]:
+                times = [sample.at / 60 for sample in outcome.samples]
+                depth.plot(times, [sample.waiting[level] for sample in outcome.samples], colour, label=level.value)
+                points = [(at / 60, wait) for at, wait in outcome.waits[level]]
+                waits.scatter(*zip(*points, strict=True) if points else ([], []), s=2, c=colour, label=level.value)
+        waits.set_xlabel("minutes")
+        depth.legend()
+    axes[0][0].set_ylabel("signals waiting")
+    axes[0][0].set_yscale("symlog")
+    axes[1][0].set_ylabel("wait, seconds")
+    axes[1][0].set_yscale("symlog")
+    figure.savefig(path)

@@ -1,0 +1,147 @@
+"""
+`python -m benchmarks.policies`: how long HIGH waits, by policy and traffic, beside the best that any policy could do.
+
+Every row but the last two is the real client on a virtual clock, an hour for each seed, against a strict org with a
+sliding window of 30 requests in 60 s and an answer after 0.25 s; the other rows change one thing in its limiter.
+Waits are in seconds from `enqueue` to the departure of the request that was accepted: mean / 99th percentile.
+
+`foresight` is a bound on the mean for any schedule that knows all arrivals and sends no LOW at all (bound.py).
+`no foresight` is, for *burst*, a bound on the mean for a policy that cannot know when a burst comes and leaves a flood of
+LOW its 90 % of the budget: then 27 permits are out, 3 are free, and those out come back evenly on average, so the
+300 HIGH are sent no sooner than 20 a permit allows.
+"""
+
+import heapq
+import random
+import statistics
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+from attrs import evolve
+
+from benchmarks.bound import least_mean_wait
+from riskbatch import Limiter, RiskLevel
+from riskbatch.prioritizer import Demand
+from riskbatch.simulate import Arrival, Outcome, Simulation, Traffic, fifo_by_hand, priority_by_hand, riskbatch
+
+HIGH, MEDIUM, LOW = RiskLevel
+SECONDS = 3600.0
+LATENCY = 0.25
+
+
+class Over:
+    """HIGH 12/s for 3 of every 10 minutes, and LOW 2/s: more than the budget carries, for a while."""
+
+    def arrivals(self, seconds: float, seed: int) -> Iterator[Arrival]:
+        low = Traffic({LOW: 2.0}).arrivals(seconds, seed)
+        phases = (self._phase(begin, seed) for begin in range(0, int(seconds), 600))
+        for number, arrival in enumerate(heapq.merge(low, *phases)):
+            yield evolve(arrival, ip=f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+
+    def _phase(self, begin: int, seed: int) -> Iterator[Arrival]:
+        rng = random.Random(f"{begin}-{seed}")
+        at = begin + rng.expovariate(12.0)
+        while at < begin + 180:
+            yield Arrival(at, HIGH, "10.0.0.1")
+            at += rng.expovariate(12.0)
+
+
+WORKLOADS: dict[str, Traffic | Over] = {
+    "flood": Traffic({LOW: 40.0, HIGH: 1.0}),
+    "burst": Traffic({LOW: 40.0}, ((300, HIGH, 300.0),)),
+    "trickle": Traffic({HIGH: 5.0}),
+    "sparse": Traffic({HIGH: 0.05, LOW: 0.2}),
+    "mixed": Traffic({LOW: 4.0, MEDIUM: 1.5, HIGH: 0.5}, ((100, HIGH, 200.0),)),
+    "over": Over(),
+}
+
+
+class Stretched(Limiter):
+    """Window, pace, reserve and express, the gap stretched to what the window still holds."""
+
+    def _paced_at(self, now: float, demand: Demand) -> float:
+        return now if demand.full_of_high else self.paced_at
+
+
+class Paced(Stretched):
+    """The same with a gap that is always the same."""
+
+    def _gap(self, now: float) -> float:
+        return self.window.rate.period / self.window.limit
+
+
+class WindowOnly(Limiter):
+    """Whenever a permit is free."""
+
+    def __init__(self) -> None:
+        super().__init__(reserve=0)
+
+    def _paced_at(self, now: float, demand: Demand) -> float:
+        return now
+
+
+def with_limiter(make: Callable[[], Limiter]) -> Callable[[Simulation], Awaitable[Outcome]]:
+    async def subject(simulation: Simulation) -> Outcome:
+        return await riskbatch(evolve(simulation, options={"limit": make()}))
+
+    return subject
+
+
+POLICIES: dict[str, Callable[[Simulation], Awaitable[Outcome]]] = {
+    "riskbatch": riskbatch,
+    "… fixed and stretched gap only": with_limiter(Stretched),
+    "… fixed gap only": with_limiter(Paced),
+    "… window only, no reserve": with_limiter(WindowOnly),
+    "PriorityQueue + AsyncLimiter": priority_by_hand,
+    "FIFO + AsyncLimiter": fifo_by_hand,
+}
+
+
+def simulate(subject: Callable[[Simulation], Awaitable[Outcome]], workload: str, seed: int) -> Outcome:
+    traffic = WORKLOADS[workload]
+    return Simulation(lambda: traffic.arrivals(SECONDS, seed), SECONDS, latency=LATENCY).run(subject)
+
+
+def blind_bound(signals: int = 300, taken: float = 27.0, free: float = 3.0, period: float = 60.0 + LATENCY) -> float:
+    """Return the mean wait of a burst of *signals* if *free* permits are there and *taken* come back evenly."""
+    backlog = signals - 20 * free
+    return backlog * (backlog / (20 * taken / period)) / 2 / signals
+
+
+def main(seeds: int) -> None:
+    bounds: dict[str, float] = {}
+    reached: dict[str, float] = {}
+    print(f"HIGH waits in seconds, mean / p99, over {seeds} seeds; [requests a minute in flood] {{most in 60 s, 429s}}")
+    print(f"{'':32}" + "".join(f"{name:>16}" for name in WORKLOADS))
+    for policy, subject in POLICIES.items():
+        cells, most, refusals, pace = [], 0, 0, 0.0
+        for workload in WORKLOADS:
+            runs = [simulate(subject, workload, seed) for seed in range(seeds)]
+            mean = statistics.fmean(run.mean_wait(HIGH) for run in runs)
+            tail = statistics.fmean(run.waited(HIGH, 0.99) for run in runs)
+            if policy == "riskbatch":
+                reached[workload] = mean
+                bounds[workload] = statistics.fmean(bound(workload, seed, mean) for seed in range(seeds))
+            if workload == "flood":
+                pace = statistics.fmean(run.requests_a_minute() for run in runs)
+            most = max(most, *(run.most_in_window for run in runs))
+            refusals += sum(run.refusals for run in runs)
+            cells.append(f"{mean:>8.2f} /{tail:6.1f}")
+        print(f"{policy:32}{''.join(cells)}  [{pace:.1f}] {{{most}, {refusals}}}", flush=True)
+    print(f"{'bound with foresight (mean)':32}" + "".join(f"{bounds[w]:>8.2f}        " for w in WORKLOADS))
+    print(f"{'riskbatch / that bound':32}" + "".join(f"{_ratio(reached[w], bounds[w]):>8}        " for w in WORKLOADS))
+    print(f"{'bound without foresight':32}{'':16}{blind_bound():>8.2f}")
+    print(f"{'riskbatch / that bound':32}{'':16}{reached['burst'] / blind_bound():>8.2f}")
+
+
+def bound(workload: str, seed: int, mean: float) -> float:
+    high = [a.at for a in WORKLOADS[workload].arrivals(SECONDS, seed) if a.level is HIGH]
+    return least_mean_wait(high, limit=30, period=60, reached=mean)
+
+
+def _ratio(reached: float, least: float) -> str:
+    return f"{reached / least:.2f}" if least > 0.005 else "-"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -5,7 +5,7 @@ import traceback
 import pytest
 
 from riskbatch import ApiToken, AuthError, RiskbatchError
-from riskbatch.wire import Request
+from riskbatch.wire import Request, plain
 
 TOKEN = "00aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789-_x"
 REQUEST = Request("POST", "https://acme.okta.com/api/v1/risk/events/ip", {"Accept": "application/json"}, b"[]")
@@ -82,3 +82,12 @@ def test_a_server_that_echoes_the_token_is_redacted():
     auth = ApiToken(TOKEN)
     assert auth.redact(f"no {TOKEN}, not {TOKEN}!") == "no [redacted], not [redacted]!"
     assert auth.redact("nothing to hide") == "nothing to hide"
+
+
+@pytest.mark.parametrize("room", range(len(TOKEN) + 2))
+def test_a_token_at_the_end_of_a_cut_text_is_redacted_too(room):
+    """Where a server's words were cut to length within the token, its beginning is not shown either."""
+    for text in (plain("x" * (300 - room) + TOKEN + "x" * 9), ("x" * (200 - room) + TOKEN)[:200]):
+        shown = ApiToken(TOKEN).redact(text)
+        assert TOKEN[:4] not in shown
+        assert shown.startswith("x" * (200 - room))

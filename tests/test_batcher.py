@@ -74,6 +74,15 @@ def test_a_payload_has_twenty_events_and_not_one_more():
     assert len(batch.events) == 20
 
 
+def test_signals_share_no_event_unless_asked_to():
+    """One signal an event is the default, and a batch is no probe by itself."""
+    batch = Batch()
+    assert batch.add(receipt())
+    assert batch.add(receipt())
+    assert [len(event) for event in batch.events] == [1, 1]
+    assert not batch.is_probe
+
+
 def test_signals_of_one_millisecond_and_expiry_share_an_event():
     """What Okta would see as equal times share an event, and what differs by a millisecond or in expiry does not."""
     same = [receipt(microseconds=0), receipt(microseconds=999)]

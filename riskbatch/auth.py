@@ -9,6 +9,8 @@ from attrs import evolve, field, frozen
 from .errors import AuthError
 from .wire import Request
 
+_TELLING = 3  # so few characters of a token are no secret, and may well be the end of a word
+
 
 @frozen
 class ApiToken:
@@ -36,5 +38,10 @@ class ApiToken:
         return evolve(request, headers={**request.headers, "Authorization": f"SSWS {self._token}"})
 
     def redact(self, text: str) -> str:
-        """Return *text* without the token, in case a server echoes it."""
-        return text.replace(self._token, "[redacted]")
+        """Return *text* without the token, in case a server echoes it; also if the end of *text* was cut within it."""
+        text = text.replace(self._token, "[redacted]")
+        kept = text.removesuffix("…")
+        for length in range(min(len(self._token), len(kept)), _TELLING, -1):
+            if kept.endswith(self._token[:length]):
+                return f"{kept[:-length]}[redacted]"
+        return text

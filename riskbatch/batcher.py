@@ -66,13 +66,14 @@ class Batch:
 
         Indices that are not in the batch are passed over, since a server may say anything.
         """
-        found: list[Receipt] = []
+        found: dict[Receipt, None] = {}  # in the order of naming, each once
         for event, subject in indices:
-            receipts = self._events[event] if event < len(self._events) else []
-            for receipt in receipts if subject is None else receipts[subject : subject + 1]:
-                if receipt not in found:
-                    found.append(receipt)
-        return found
+            receipts = self._events[event] if 0 <= event < len(self._events) else []
+            if subject is None:
+                found.update(dict.fromkeys(receipts))
+            elif 0 <= subject < len(receipts):
+                found[receipts[subject]] = None
+        return list(found)
 
 
 def split(receipts: Sequence[Receipt]) -> list[list[Receipt]]:

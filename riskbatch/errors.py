@@ -22,6 +22,15 @@ class ConfigurationError(RiskbatchError, ValueError):
     """An argument or environment variable cannot work; the message names it and says what would."""
 
 
+def shown(value: object) -> str:
+    """Return *value* as one printable line of bounded length, whatever it is: most come from strangers."""
+    try:
+        text = repr(value)
+    except Exception:  # nested too deep, an integer too long, or its own __repr__
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:100]}… ({len(text)} characters)"
+
+
 class InvalidSignal(RiskbatchError, ValueError):  # noqa: N818 - the name is part of the fixed contract
     """
     A signal that Okta's published schema would refuse. Nothing was enqueued.
@@ -39,10 +48,8 @@ class InvalidSignal(RiskbatchError, ValueError):  # noqa: N818 - the name is par
         self.limit = limit
 
     def __str__(self) -> str:
-        shown = repr(self.value)
-        if len(shown) > 100:
-            shown = f"{shown[:100]}… ({len(shown)} characters)"
-        return f"{self.field} is {shown}; it must be {self.limit}"
+        name = self.field if self.field.isprintable() and len(self.field) <= 100 else shown(self.field)
+        return f"{name} is {shown(self.value)}; it must be {self.limit}"
 
 
 class QueueFull(RiskbatchError):  # noqa: N818 - the name is part of the fixed contract

@@ -10,6 +10,7 @@ group of suspects, after Okta refused the batch that carried it and did not say 
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
 
@@ -50,11 +51,15 @@ class Lane:
         self.last = receipt
         self.size += 1
 
-    def insert(self, receipt: Receipt) -> None:
-        """Add *receipt* where its place is: a short walk, since what comes back is among the oldest."""
+    def merge(self, receipts: Iterable[Receipt]) -> None:
+        """Add *receipts* where their places are: one short walk, since what comes back is among the oldest."""
         younger = self.first
-        while younger is not None and younger.place < receipt.place:
-            younger = younger.after
+        for receipt in sorted(receipts, key=lambda receipt: receipt.place):
+            while younger is not None and younger.place < receipt.place:
+                younger = younger.after
+            self._insert(receipt, younger)
+
+    def _insert(self, receipt: Receipt, younger: Receipt | None) -> None:
         if younger is None:
             self.append(receipt)
             return
@@ -143,7 +148,7 @@ class Prioritizer:
         self.size = 0
         self.subjects_per_event = subjects_per_event
         self._held: list[tuple[float, int, Receipt]] = []  # heap; a receipt settled meanwhile is dropped when due
-        self._suspects: list[list[Receipt]] = []
+        self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
         self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
         self._probed_last = False
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
@@ -176,16 +181,17 @@ class Prioritizer:
         At the same level it inherits the place in line, or an address that is reported again and again would never
         be sent; at another level it starts at the back of that lane.
         """
-        old = self._remember(receipt)
+        assert self._by_ip is not None  # noqa: S101 - only called when coalescing
+        shard = _shard(self._by_ip, receipt.signal.ip)
+        old = shard.get(receipt.signal.ip)
+        shard[receipt.signal.ip] = receipt
         lane = self.lanes[receipt.signal.risk_level]
-        if old is None or old.signal.risk_level is not receipt.signal.risk_level:
+        if old is None or not _inherit(receipt, old):
             lane.append(receipt)
+        elif old.in_lane:
+            lane.replace(old, receipt)
         else:
-            receipt.place = old.place
-            if old.in_lane:
-                lane.replace(old, receipt)
-            else:
-                lane.insert(receipt)
+            lane.merge([receipt])
         if old is not None:
             self._forget(old)
         return old
@@ -196,49 +202,68 @@ class Prioritizer:
 
         Returns the receipts that a newer signal for their address has superseded meanwhile, for the caller to settle.
         """
-        superseded = []
-        for receipt in receipts:
-            if not self._return(receipt):
-                superseded.append(receipt)
-            elif ready_at == -math.inf:
-                self.lanes[receipt.signal.risk_level].insert(receipt)
-            else:
+        kept, superseded = self._return(receipts)
+        if ready_at == -math.inf:
+            self._line_up(kept)
+        else:
+            for receipt in kept:
                 heapq.heappush(self._held, (ready_at, next(self._tie), receipt))
         return superseded
 
     def suspect(self, groups: Iterable[list[Receipt]], ready_at: float = -math.inf) -> list[Receipt]:
-        """Take back *groups* of which each will be probed in a request of its own; returns as `put_back` does."""
+        """
+        Take back *groups* of which each will be probed in a request of its own; returns as `put_back` does.
+
+        A group has one level, and came out of one batch, so that it fits in a payload.
+        """
         superseded = []
         for group in groups:
-            kept = [receipt for receipt in group if self._return(receipt)]
-            superseded += [receipt for receipt in group if receipt not in kept]
-            heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
+            kept, lost = self._return(group)
+            superseded += lost
+            if kept:
+                heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
         return superseded
 
-    def _return(self, receipt: Receipt) -> bool:
-        if self._by_ip is not None:
-            shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
-            if shard.setdefault(receipt.signal.ip, receipt) is not receipt:
-                return False
-        if receipt.deadline is not None:
-            self._watch(receipt, receipt.deadline)
-        self.size += 1
-        return True
+    def _return(self, receipts: Iterable[Receipt]) -> tuple[list[Receipt], list[Receipt]]:
+        """Count *receipts* as waiting again; return those that do, and those that a newer signal supersedes."""
+        kept, superseded = [], []
+        for receipt in receipts:
+            if self._by_ip is not None:
+                shard = _shard(self._by_ip, receipt.signal.ip)
+                other = shard.get(receipt.signal.ip)
+                if other is not None and other.number > receipt.number:
+                    superseded.append(receipt)
+                    continue
+                if other is not None:  # an older one, which came back first
+                    _inherit(receipt, other)
+                    self._forget(other)
+                    superseded.append(other)
+                shard[receipt.signal.ip] = receipt
+            if receipt.deadline is not None:
+                self._watch(receipt, receipt.deadline)
+            self.size += 1
+            kept.append(receipt)
+        return kept, superseded
+
+    def _line_up(self, receipts: Iterable[Receipt]) -> None:
+        by_level: dict[RiskLevel, list[Receipt]] = {level: [] for level in RiskLevel}
+        for receipt in receipts:
+            by_level[receipt.signal.risk_level].append(receipt)
+        for level, returning in by_level.items():
+            if returning:
+                self.lanes[level].merge(returning)
 
     # -- going out
 
     def release(self, now: float) -> None:
         """Make ready what was held back until *now*."""
+        due = []
         while self._held and self._held[0][0] <= now:
-            receipt = heapq.heappop(self._held)[2]
-            if receipt.outcome is None:
-                self.lanes[receipt.signal.risk_level].insert(receipt)
+            due.append(heapq.heappop(self._held)[2])
+        self._line_up(receipt for receipt in due if receipt.outcome is None)
         while self._held_suspects and self._held_suspects[0][0] <= now:
-            self._suspects.append(heapq.heappop(self._held_suspects)[2])
-        if not self._suspects:
-            return
-        living = ([receipt for receipt in group if receipt.outcome is None] for group in self._suspects)
-        self._suspects = sorted((group for group in living if group), key=lambda group: _RANK[_level(group)])
+            group = heapq.heappop(self._held_suspects)[2]
+            self._suspects[_level(group)].append(group)
 
     def ready_at(self) -> float:
         """Return when the next held-back receipt becomes ready; infinity if none is held."""
@@ -250,8 +275,8 @@ class Prioritizer:
     def demand(self) -> Demand:
         """Tell what `take` would take. Call `release` and `overdue` first."""
         high, medium, low = (self.lanes[level] for level in RiskLevel)
-        if self._probe_is_next():
-            return Demand(_level(self._suspects[0]), probe=True)
+        if suspects := self._next_probe():
+            return Demand(_level(suspects), probe=True)
         level = self._top()
         if level is None:
             return Demand(None)
@@ -272,10 +297,11 @@ class Prioritizer:
         No ready receipt that stays behind outranks one in the batch.
         """
         batch = Batch(self.subjects_per_event)
-        if self._probe_is_next():
+        if suspects := self._next_probe():
+            self._suspects[_level(suspects)].popleft()
             self._probed_last = True
             batch.is_probe = True
-            for suspect in self._suspects.pop(0):
+            for suspect in suspects:
                 if _has_expired(suspect, now):
                     self._overdue.append(suspect)
                 else:
@@ -298,15 +324,26 @@ class Prioritizer:
     def _top(self) -> RiskLevel | None:
         return next((level for level, lane in self.lanes.items() if lane.first is not None), None)
 
-    def _probe_is_next(self) -> bool:
-        """Suspects rank by their level like all others, and take turns with their equals."""
-        if not self._suspects:
-            return False
+    def _next_probe(self) -> list[Receipt]:
+        """
+        Return the suspects that `take` would take; none if it would take from the lanes.
+
+        Suspects rank by their level like all others, and take turns with their equals.
+        """
+        suspects = self._first_suspects()
         level = self._top()
-        suspect = _level(self._suspects[0])
-        if level is None or _RANK[suspect] < _RANK[level]:
-            return True
-        return suspect is level and not self._probed_last
+        if not suspects or level is None or _RANK[_level(suspects)] < _RANK[level]:
+            return suspects
+        return suspects if _level(suspects) is level and not self._probed_last else []
+
+    def _first_suspects(self) -> list[Receipt]:
+        for groups in self._suspects.values():
+            while groups:
+                groups[0] = [receipt for receipt in groups[0] if receipt.outcome is None]  # settled while they waited
+                if groups[0]:
+                    return groups[0]
+                groups.popleft()
+        return []
 
     def _fills(self, *lanes: Lane) -> bool:
         if self.subjects_per_event == 1:
@@ -320,7 +357,8 @@ class Prioritizer:
         """
         Remove and return the receipt that makes room for a signal of level *newcomer*.
 
-        It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
+        It is the oldest of the lowest level, of those that are ready if there are any; `None` if the newcomer itself
+        is the lowest and must be shed.
         """
         for level in reversed(RiskLevel):
             if _RANK[level] < _RANK[newcomer]:
@@ -338,7 +376,7 @@ class Prioritizer:
     def _elsewhere(self) -> Iterator[Receipt]:
         """Yield what waits outside the lanes."""
         held = (receipt for _, _, receipt in self._held)
-        groups = chain(self._suspects, (group for _, _, group in self._held_suspects))
+        groups = chain(*self._suspects.values(), (group for _, _, group in self._held_suspects))
         waiting = chain(held, self._overdue, chain.from_iterable(groups))
         return (receipt for receipt in waiting if receipt.outcome is None)
 
@@ -351,17 +389,27 @@ class Prioritizer:
 
     def overdue(self, now: float, most: int) -> list[Receipt]:
         """Remove and return up to *most* receipts whose deadline has passed; call again until none comes."""
-        found = [receipt for receipt in self._overdue[:most] if receipt.outcome is None]
-        del self._overdue[:most]
-        for receipt in found:
-            self._forget(receipt)
-        while self._expiring and self._expired_until < math.floor(now) and len(found) < most:
+        found: list[Receipt] = []
+        while self._overdue and len(found) < most:
+            receipt = self._overdue.pop()
+            if receipt.outcome is None:
+                self._forget(receipt)
+                found.append(receipt)
+        while len(found) < most and self._next_expiring(math.floor(now)) < math.floor(now):
             self._empty_second(self._expired_until, found, most)
         for lane in self.lanes.values():
             while len(found) < most and (head := lane.first) is not None and _has_expired(head, now):
                 self._forget(head)
                 found.append(head)
         return found
+
+    def _next_expiring(self, now: int) -> float:
+        """Return the second to be emptied next, *now* or later if none is; a long time without any is leapt over."""
+        if not self._expiring:
+            return math.inf
+        if now - self._expired_until > len(self._expiring):
+            self._expired_until = min(self._expiring) // _BUCKETS
+        return self._expired_until
 
     def _empty_second(self, second: int, found: list[Receipt], most: int) -> None:
         for key in range(second * _BUCKETS, (second + 1) * _BUCKETS):
@@ -382,10 +430,9 @@ class Prioritizer:
     def everything(self) -> Iterator[Receipt]:
         """Remove and yield all that waits, the most important first."""
         self.release(math.inf)
-        for group in self._suspects:
-            for receipt in group:
-                self.lanes[receipt.signal.risk_level].insert(receipt)
-        self._suspects.clear()
+        for groups in self._suspects.values():
+            self._line_up(receipt for group in groups for receipt in group if receipt.outcome is None)
+            groups.clear()
         for lane in self.lanes.values():
             while lane.first is not None:
                 first = lane.first
@@ -393,8 +440,9 @@ class Prioritizer:
                 yield first
         while self._overdue:
             receipt = self._overdue.pop()
-            self._forget(receipt)
-            yield receipt
+            if receipt.outcome is None:
+                self._forget(receipt)
+                yield receipt
 
     def _watch(self, receipt: Receipt, deadline: float) -> None:
         second = math.floor(deadline)
@@ -404,14 +452,7 @@ class Prioritizer:
     def waiting_for(self, ip: str) -> Receipt:
         """Return the one receipt that waits for *ip*; only while coalescing."""
         assert self._by_ip is not None  # noqa: S101 - nothing is superseded otherwise
-        return self._by_ip[hash(ip) % _IP_SHARDS][ip]
-
-    def _remember(self, receipt: Receipt) -> Receipt | None:
-        assert self._by_ip is not None  # noqa: S101 - only called when coalescing
-        shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
-        old = shard.get(receipt.signal.ip)
-        shard[receipt.signal.ip] = receipt
-        return old
+        return _shard(self._by_ip, ip)[ip]
 
     def _forget(self, receipt: Receipt) -> None:
         """Strike *receipt* from every list it is in; a heap drops it when it comes up."""
@@ -425,13 +466,26 @@ class Prioritizer:
                 if not bucket:
                     del self._expiring[key]
         if self._by_ip is not None:
-            shard = self._by_ip[hash(receipt.signal.ip) % _IP_SHARDS]
+            shard = _shard(self._by_ip, receipt.signal.ip)
             if shard.get(receipt.signal.ip) is receipt:
                 del shard[receipt.signal.ip]
 
 
 def _level(group: list[Receipt]) -> RiskLevel:
     return group[0].signal.risk_level
+
+
+def _shard(by_ip: list[dict[str, Receipt]], ip: str) -> dict[str, Receipt]:
+    return by_ip[hash(ip) % _IP_SHARDS]
+
+
+def _inherit(receipt: Receipt, old: Receipt) -> bool:
+    """Let *receipt* take over the place of *old* and how long it has waited, if they have the same level."""
+    if old.signal.risk_level is not receipt.signal.risk_level:
+        return False
+    receipt.place = old.place
+    receipt.admitted_at = old.admitted_at  # or a LOW that is reported every second would linger for ever
+    return True
 
 
 def _has_expired(receipt: Receipt, now: float) -> bool:

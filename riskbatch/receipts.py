@@ -129,7 +129,7 @@ class Receipt:
     # The rest belongs to the queue: instants are on the loop clock, in seconds.
     number: int  # of admission
     place: int  # in line within a level: its number, or the inherited place of the one it superseded
-    admitted_at: float
+    admitted_at: float  # inherited with the place
     deadline: float | None  # `expires_at` on the loop clock
     may_have_arrived: bool  # a request carried it and the answer was lost
     in_lane: bool  # the next three link the receipts of a lane; see prioritizer.py

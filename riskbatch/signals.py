@@ -11,11 +11,11 @@ import socket
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self
+from typing import Self, TypeVar
 
 from attrs import field, frozen
 
-from .errors import InvalidSignal
+from .errors import InvalidSignal, shown
 
 MAX_MESSAGE = 512  # characters; RiskEventSubject.message.maxLength
 _MESSAGE = re.compile(r"[a-zA-Z0-9 .\-_]*")  # RiskEventSubject.message.pattern; for fullmatch: `$` would allow "\n"
@@ -117,19 +117,8 @@ class RiskSignal:
             InvalidSignal: A field is missing, unknown or invalid; the error names it as it is spelt in *obj*.
         """
         fields = _known_fields(obj, _FLAT_FIELDS)
-        for required in ("ip", "riskLevel"):
-            if required not in fields:
-                raise InvalidSignal(required, None, "present")
-        try:
-            return cls(
-                fields["ip"],  # type: ignore[arg-type]  # the converters refuse what is not valid
-                fields["riskLevel"],  # type: ignore[arg-type]
-                message=fields.get("message"),  # type: ignore[arg-type]
-                timestamp=_json_time("timestamp", fields.get("timestamp")),
-                expires_at=_json_time("expiresAt", fields.get("expiresAt")),
-            )
-        except InvalidSignal as error:
-            raise InvalidSignal(_CAMEL.get(error.field, error.field), error.value, error.limit) from None
+        times = _json_time("timestamp", fields), _json_time("expiresAt", fields)
+        return _from_subject(cls, fields, *times)
 
     def to_json(self) -> dict[str, str]:
         """Return the flat camelCase form that `from_json` reads; absent fields are left out."""
@@ -157,19 +146,24 @@ def parse_signals(obj: object) -> Iterator[RiskSignal]:
         yield RiskSignal.from_json(obj)
         return
     event = _known_fields(obj, _EVENT_FIELDS)
-    times = {name: event[name] for name in ("timestamp", "expiresAt") if name in event}
+    # One timestamp for all, also if the event states none, so that they can share an event again.
+    timestamp = _json_time("timestamp", event) or datetime.now(UTC)
+    expires_at = _json_time("expiresAt", event)
     subjects = event["subjects"]
     if not isinstance(subjects, list) or not subjects:
         raise InvalidSignal("subjects", subjects, "a list of at least one subject")
     for index, subject in enumerate(subjects):
+        place = f"subjects[{index}]"
+        if not isinstance(subject, Mapping):
+            raise InvalidSignal(place, subject, "a JSON object")
         try:
-            yield RiskSignal.from_json(_known_fields(subject, _SUBJECT_FIELDS) | times)
+            signal = _from_subject(RiskSignal, _known_fields(subject, _SUBJECT_FIELDS), timestamp, expires_at)
         except InvalidSignal as error:
-            name = error.field if error.field in times else f"subjects[{index}].{error.field}"
-            raise InvalidSignal(name, error.value, error.limit) from None
+            raise InvalidSignal(f"{place}.{error.field}", error.value, error.limit) from None
+        yield signal
 
 
-_CAMEL = {"risk_level": "riskLevel", "expires_at": "expiresAt"}
+_Signal = TypeVar("_Signal", bound=RiskSignal)
 _SUBJECT_FIELDS = ("ip", "riskLevel", "message")
 _FLAT_FIELDS = (*_SUBJECT_FIELDS, "timestamp", "expiresAt")
 _EVENT_FIELDS = ("subjects", "timestamp", "expiresAt")
@@ -180,17 +174,35 @@ def _known_fields(obj: object, known: tuple[str, ...]) -> dict[str, object]:
         raise InvalidSignal("signal", obj, "a JSON object")
     for name in obj:
         if name not in known:
-            raise InvalidSignal(str(name), obj[name], f"left out; known fields are {', '.join(known)}")
+            field_name = name if isinstance(name, str) else shown(name)
+            raise InvalidSignal(field_name, obj[name], f"left out; known fields are {', '.join(known)}")
     return dict(obj)
 
 
-def _json_time(name: str, value: object) -> datetime | None:
+def _from_subject(
+    cls: type[_Signal], fields: dict[str, object], timestamp: datetime | None, expires_at: datetime | None
+) -> _Signal:
+    for required in ("ip", "riskLevel"):
+        if required not in fields:
+            raise InvalidSignal(required, None, "present")
+    try:
+        return cls(
+            fields["ip"],  # type: ignore[arg-type]  # the converters refuse what is not valid
+            fields["riskLevel"],  # type: ignore[arg-type]
+            message=fields.get("message"),  # type: ignore[arg-type]
+            timestamp=timestamp,
+            expires_at=expires_at,
+        )
+    except InvalidSignal as error:
+        name = "riskLevel" if error.field == "risk_level" else error.field
+        raise InvalidSignal(name, error.value, error.limit) from None
+
+
+def _json_time(name: str, fields: dict[str, object]) -> datetime | None:
+    value = fields.get(name)
     if value is None:
         return None
     try:
-        time = datetime.fromisoformat(value)  # type: ignore[arg-type]  # what is not text is refused below
+        return _utc(name, datetime.fromisoformat(value))  # type: ignore[arg-type]  # what is not text is refused below
     except (TypeError, ValueError):
         raise InvalidSignal(name, value, _JSON_TIME_LIMIT) from None
-    if time.utcoffset() is None:
-        raise InvalidSignal(name, value, _JSON_TIME_LIMIT)
-    return time

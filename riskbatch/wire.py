@@ -9,7 +9,9 @@ limit pages; [ERRORS] Okta's error code list.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import zip_longest
 from typing import TypeAlias
 
 import cattrs
@@ -130,23 +132,32 @@ Verdict: TypeAlias = Taken | Refused | RateLimited | TooConcurrent | Denied | Un
 def classify(response: Response) -> Verdict:
     """Return what *response* means for the batch that it answers. The only place that looks at a status."""
     status = response.status
-    request_id = response.headers.get("X-Okta-Request-Id")
+    request_id = _request_id(response)
     if status == 202:
         return Taken(request_id)
     error = _error(response)
     reason = _describe(response, error)
-    code = error.error_code if error else None
-    if status == 413 or (status in (400, 422) and code is not None and code not in _NOT_THE_BATCH):
+    code = plain(error.error_code) if error else None
+    challenged = "WWW-Authenticate" in response.headers  # a 400 too may speak of credentials only, with DPoP
+    if status == 413 or (status in (400, 422) and code is not None and code not in _NOT_THE_BATCH and not challenged):
         return Refused(status, code, reason, request_id, _named(error) if error else ())
     if status == 429:
         concurrent = any(budget.is_concurrency() for budget in budgets(response.headers))
         return TooConcurrent() if concurrent else RateLimited()
-    if status == 400 and code is None and "WWW-Authenticate" not in response.headers:
+    if code is not None:
+        reason = plain(f"HTTP {status} {code}: {reason}")
+    if status == 400 and code is None and not challenged:
         return Unavailable(reason, may_have_arrived=False)  # not Okta's error shape: something in between refused
     if 300 <= status < 500 and status != 408:
         return Denied(reason)
-    # 2xx other than 202 is not Okta speaking [SPEC]; 408 and 5xx pass. A 503 is sent before any work is done [ERRORS].
-    return Unavailable(reason, may_have_arrived=status not in (408, 503))
+    # 2xx other than 202 is not Okta speaking [SPEC]; 408 and 5xx pass. A 503 of Okta's own is sent before any work is
+    # done [ERRORS]; one of a proxy's tells nothing about what stood behind it.
+    return Unavailable(reason, may_have_arrived=not (status == 408 or (status == 503 and code is not None)))
+
+
+def _request_id(response: Response) -> str | None:
+    request_id = response.headers.get("X-Okta-Request-Id")
+    return None if request_id is None else plain(request_id)
 
 
 @frozen
@@ -174,17 +185,21 @@ def budgets(headers: Headers) -> list[Budget]:
     """
     Read the `X-Rate-Limit-*` headers; none or an unreadable set gives nothing.
 
-    Okta has been seen to send two sets in one answer (okta-sdk-java issue 259), so all are returned.
+    Okta has been seen to send two sets in one answer (okta-sdk-java issue 259), so all are returned; a proxy may have
+    joined them with commas.
     """
-    sets = zip(
-        *(headers.getall(f"X-Rate-Limit-{name}", []) for name in ("Limit", "Remaining", "Reset")),
-        strict=False,
-    )
     found = []
-    for limit, remaining, reset in sets:
+    for limit, remaining, reset in zip_longest(*(_values(headers, name) for name in _BUDGET), fillvalue=""):
         if _is_count(limit) and _is_count(remaining):
             found.append(Budget(int(limit), int(remaining), _resets_after(reset, headers.get("Date"))))
     return found
+
+
+_BUDGET = ("X-Rate-Limit-Limit", "X-Rate-Limit-Remaining", "X-Rate-Limit-Reset")
+
+
+def _values(headers: Headers, name: str) -> list[str]:
+    return [value.strip() for line in headers.getall(name, []) for value in line.split(",")]
 
 
 def _is_count(text: str) -> bool:
@@ -196,7 +211,10 @@ def _resets_after(reset: str, date: str | None) -> float | None:
     if re.fullmatch(r"[0-9]{1,12}", reset) is None:
         return None
     try:
-        return max(0.0, int(reset) - parsedate_to_datetime(date or "").timestamp())
+        now = parsedate_to_datetime(date or "")
+        if now.tzinfo is None:  # it named no zone; HTTP knows GMT only
+            now = now.replace(tzinfo=UTC)
+        return max(0.0, int(reset) - now.timestamp())
     except (ValueError, OverflowError):
         return None
 
@@ -223,7 +241,8 @@ class ErrorBody:
 
 def _error(response: Response) -> ErrorBody | None:
     try:
-        return _converter.structure(json.loads(response.body), ErrorBody)
+        error = json.loads(response.body)
+        return _converter.structure(error, ErrorBody) if isinstance(error, dict) else None
     except (ValueError, RecursionError, cattrs.BaseValidationError):
         return None
 
@@ -231,8 +250,8 @@ def _error(response: Response) -> ErrorBody | None:
 def _describe(response: Response, error: ErrorBody | None) -> str:
     """Return one bounded line: the server's own words where it has any that are not a page for people."""
     if error is not None:
-        causes = "; ".join(cause.error_summary for cause in error.error_causes)
-        return plain(f"{error.error_summary}: {causes}" if causes else error.error_summary)
+        causes = "; ".join(cause.error_summary for cause in error.error_causes if cause.error_summary)
+        return plain(": ".join(filter(None, (error.error_summary, causes))) or "no reason given")
     if challenge := response.headers.get("WWW-Authenticate"):
         stated = re.search(r'error="([^"]*)"', challenge)
         detail = re.search(r'error_description="([^"]*)"', challenge)
@@ -260,28 +279,47 @@ def _named(error: ErrorBody) -> tuple[tuple[int, int | None], ...]:
     return tuple((int(m[1]), None if m[2] is None else int(m[2])) for m in places if m)
 
 
-def _text(value: object, _: type) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {type(value).__name__}")
+def _text(value: object, _: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("expected a text")
     return value
 
 
+def _text_if_any(value: object, _: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _make_converter() -> cattrs.Converter:
-    """Map the models' names to the wire's camelCase; a text that is no text is an error, not `str()` of it."""
+    """
+    Map the models' names to the wire's camelCase.
+
+    Without an `errorCode` that is a text, it is no error of Okta's. The rest is for people, and must not hide the
+    code by being odd: a refused batch would be sent again for ever.
+    """
     converter = cattrs.Converter()
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(
         ErrorCause,
-        make_dict_structure_fn(ErrorCause, converter, error_summary=override(rename="errorSummary")),
+        make_dict_structure_fn(
+            ErrorCause,
+            converter,
+            error_summary=override(rename="errorSummary", struct_hook=_text_if_any),
+            location=override(struct_hook=_text_if_any),
+        ),
     )
+
+    def causes(value: object, _: object) -> list[ErrorCause]:
+        listed = value if isinstance(value, list) else []
+        return [converter.structure(cause, ErrorCause) for cause in listed if isinstance(cause, dict)]
+
     converter.register_structure_hook(
         ErrorBody,
         make_dict_structure_fn(
             ErrorBody,
             converter,
             error_code=override(rename="errorCode"),
-            error_summary=override(rename="errorSummary"),
-            error_causes=override(rename="errorCauses"),
+            error_summary=override(rename="errorSummary", struct_hook=_text_if_any),
+            error_causes=override(rename="errorCauses", struct_hook=causes),
         ),
     )
     return converter

@@ -1,0 +1,800 @@
+"""The order of waiting, against a plain model: lists, sorted in the obvious way."""
+
+import math
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from itertools import count, islice
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from riskbatch.batcher import Batch, split
+from riskbatch.prioritizer import Demand, Prioritizer
+from riskbatch.receipts import Accepted, Receipt
+from riskbatch.signals import RiskLevel, RiskSignal
+from riskbatch.wire import MAX_EVENTS
+
+HIGH, MEDIUM, LOW = RiskLevel
+RANK = {HIGH: 0, MEDIUM: 1, LOW: 2}
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+numbers = count(1)
+
+
+def receipt(level="LOW", ip="192.0.2.1", *, at=0.0, deadline=None, second=0):
+    signal = RiskSignal(ip, level, timestamp=NOON + timedelta(seconds=second))
+    return Receipt(signal, next(numbers), at, deadline, None)
+
+
+def admit(prioritizer, *receipts):
+    return [prioritizer.admit(each) for each in receipts]
+
+
+def settle(*receipts):
+    for each in receipts:
+        each.settle(Accepted())
+
+
+def is_empty(prioritizer):
+    """Whether nothing at all is left inside."""
+    lists = [prioritizer._held, prioritizer._held_suspects, prioritizer._overdue, prioritizer._expiring]
+    lanes = list(prioritizer.lanes.values())
+    return (
+        prioritizer.size == 0
+        and not any(lists)
+        and not any(prioritizer._suspects.values())
+        and not any(prioritizer._by_ip or ())
+        and all(lane.size == 0 and lane.first is None and lane.last is None for lane in lanes)
+    )
+
+
+# -- order
+
+
+def test_high_goes_first_and_the_oldest_first_within_a_level():
+    """When a request leaves, no waiting signal outranks one that rides in it; within a level the oldest is first."""
+    prioritizer = Prioritizer()
+    low, high, medium, late_high = receipt("LOW"), receipt("HIGH"), receipt("MEDIUM"), receipt("HIGH")
+    admit(prioritizer, low, high, medium, late_high)
+    assert prioritizer.take(0.0).receipts == [high, late_high, medium, low]
+    assert is_empty(prioritizer)
+
+
+def test_late_high_rides_the_next_batch():
+    """A HIGH that arrives behind a thousand LOWs is in the very next batch."""
+    prioritizer = Prioritizer()
+    admit(prioritizer, *(receipt("LOW") for _ in range(1000)))
+    high = receipt("HIGH")
+    prioritizer.admit(high)
+    batch = prioritizer.take(0.0)
+    assert batch.receipts[0] is high
+    assert len(batch.receipts) == MAX_EVENTS
+    assert prioritizer.size == 1001 - MAX_EVENTS
+
+
+def test_what_comes_back_is_at_the_front_again_in_its_old_order():
+    """Signals that could not be sent go to the front of their lanes, the oldest first."""
+    prioritizer = Prioritizer()
+    first = [receipt("LOW") for _ in range(40)]
+    admit(prioritizer, *first)
+    batches = [prioritizer.take(0.0), prioritizer.take(0.0)]
+    younger = receipt("LOW")
+    prioritizer.admit(younger)
+    for batch in reversed(batches):
+        assert prioritizer.put_back(reversed(batch.receipts), -math.inf) == []
+    assert prioritizer.take(0.0).receipts == first[:20]
+    assert prioritizer.take(0.0).receipts == first[20:]
+    assert prioritizer.take(0.0).receipts == [younger]
+
+
+def test_a_signal_held_for_a_retry_lets_others_pass_until_it_is_due():
+    """Order binds what is ready: a signal held back by a retry delay waits until exactly then."""
+    prioritizer = Prioritizer()
+    held, other = receipt("HIGH"), receipt("HIGH")
+    prioritizer.admit(held)
+    prioritizer.put_back(prioritizer.take(0.0).receipts, 10.0)
+    prioritizer.admit(other)
+    assert prioritizer.ready_at() == 10.0
+    assert prioritizer.size == 2
+    assert prioritizer.count()[HIGH] == 2
+    prioritizer.release(9.9)
+    assert prioritizer.demand() == Demand(HIGH)
+    prioritizer.release(10.0)
+    assert prioritizer.ready_at() == math.inf
+    assert prioritizer.take(10.0).receipts == [held, other]
+
+
+def test_suspects_are_probed_alone_and_take_turns_with_their_equals():
+    """A group of suspects has a request of its own; it alternates with its equals and yields to higher ones."""
+    prioritizer = Prioritizer()
+    suspects = [receipt("MEDIUM") for _ in range(4)]
+    admit(prioritizer, *suspects)
+    prioritizer.suspect(split(prioritizer.take(0.0).receipts))
+    others = [receipt("MEDIUM"), receipt("HIGH"), receipt("LOW")]
+    admit(prioritizer, *others)
+    prioritizer.release(0.0)
+    assert prioritizer.demand() == Demand(HIGH, medium_since=0.0, low_since=0.0)
+    batch = prioritizer.take(0.0)
+    assert not batch.is_probe
+    assert batch.receipts == [others[1], others[0], others[2]]
+    equal, lower = receipt("MEDIUM"), receipt("LOW")
+    admit(prioritizer, equal, lower)
+    assert prioritizer.demand() == Demand(MEDIUM, probe=True)
+    taken = [prioritizer.take(0.0) for _ in range(3)]
+    assert [batch.is_probe for batch in taken] == [True, False, True]
+    assert [batch.receipts for batch in taken] == [suspects[:2], [equal, lower], suspects[2:]]
+    assert is_empty(prioritizer)
+
+
+def test_a_suspect_that_was_settled_meanwhile_is_not_probed():
+    """A receipt that was superseded, shed or expired while it was under suspicion rides no more."""
+    prioritizer = Prioritizer(coalesce=True)
+    old, companion = receipt("LOW", "192.0.2.1"), receipt("LOW", "192.0.2.2")
+    admit(prioritizer, old, companion)
+    prioritizer.suspect([prioritizer.take(0.0).receipts])
+    prioritizer.release(0.0)
+    assert prioritizer.demand().probe
+    newer = receipt("LOW", "192.0.2.1")
+    assert prioritizer.admit(newer) is old
+    settle(old)
+    assert prioritizer.take(0.0).receipts == [companion]
+    assert prioritizer.take(0.0).receipts == [newer]
+    assert is_empty(prioritizer)
+
+
+def test_a_group_of_which_nobody_is_left_is_no_demand():
+    """When all suspects of a group were settled otherwise, the group is gone."""
+    prioritizer = Prioritizer(coalesce=True)
+    old = receipt("LOW")
+    prioritizer.admit(old)
+    prioritizer.suspect([prioritizer.take(0.0).receipts])
+    prioritizer.release(0.0)
+    assert prioritizer.shed(HIGH) is old
+    settle(old)
+    assert prioritizer.demand() == Demand(None)
+    assert prioritizer.take(0.0).receipts == []
+    assert is_empty(prioritizer)
+
+
+# -- demand
+
+
+def test_demand_tells_what_a_batch_would_carry():
+    """The limiter's rules see the highest level, whether the payload is full, and since when MEDIUM and LOW wait."""
+    prioritizer = Prioritizer()
+    assert prioritizer.demand() == Demand(None)
+    admit(prioritizer, receipt("LOW", at=1.0), receipt("LOW", at=2.0))
+    assert prioritizer.demand() == Demand(LOW, low_since=1.0)
+    admit(prioritizer, receipt("MEDIUM", at=3.0), *(receipt("LOW", at=4.0) for _ in range(16)))
+    assert prioritizer.demand() == Demand(MEDIUM, medium_since=3.0, low_since=1.0)
+    admit(prioritizer, receipt("HIGH", at=5.0))
+    assert prioritizer.demand() == Demand(HIGH, full=True, medium_since=3.0, low_since=1.0)
+    admit(prioritizer, *(receipt("HIGH", at=5.0) for _ in range(18)))
+    assert not prioritizer.demand().full_of_high
+    admit(prioritizer, receipt("HIGH", at=5.0))
+    assert prioritizer.demand().full_of_high
+
+
+def test_a_payload_of_shared_events_is_full_when_its_last_event_is_begun():
+    """With events shared by three, 58 signals of one time leave no room for another time, and 60 of them can ride."""
+    prioritizer = Prioritizer(subjects_per_event=3)
+    admit(prioritizer, *(receipt("HIGH") for _ in range(57)))
+    assert not prioritizer.demand().full
+    assert not prioritizer.demand().full_of_high
+    admit(prioritizer, receipt("LOW"))
+    assert prioritizer.demand().full
+    assert not prioritizer.demand().full_of_high
+    admit(prioritizer, *(receipt("HIGH") for _ in range(3)))
+    assert prioritizer.demand().full_of_high
+    assert len(prioritizer.take(0.0).receipts) == 60
+
+
+def test_a_full_payload_takes_no_lower_signal_past_one_that_does_not_fit():
+    """A signal that would still fit does not ride if one that outranks it has to stay."""
+    prioritizer = Prioritizer(subjects_per_event=3)
+    riders = [receipt("HIGH", second=second) for second in range(20)]
+    stays, would_fit = receipt("HIGH", second=99), receipt("LOW", second=0)
+    admit(prioritizer, *riders, stays, would_fit)
+    assert prioritizer.demand().full
+    assert prioritizer.take(0.0).receipts == riders
+    assert prioritizer.take(0.0).receipts == [stays, would_fit]
+
+
+# -- expiry
+
+
+def test_expired_signals_never_ride():
+    """A signal whose deadline has passed is in no batch; it is handed out by `overdue`."""
+    prioritizer = Prioritizer()
+    expired, exactly, fine = receipt("HIGH", deadline=1.0), receipt("LOW", deadline=2.0), receipt("LOW", deadline=2.1)
+    admit(prioritizer, expired, exactly, fine)
+    assert prioritizer.take(2.0).receipts == [fine]
+    assert prioritizer.size == 2
+    assert prioritizer.count() == {HIGH: 1, MEDIUM: 0, LOW: 1}
+    assert set(prioritizer.overdue(2.0, 500)) == {expired, exactly}
+    assert is_empty(prioritizer)
+
+
+def test_expired_suspects_never_ride():
+    """A suspect whose deadline has passed is not probed."""
+    prioritizer = Prioritizer()
+    expired, fine = receipt("LOW", deadline=5.0), receipt("LOW", deadline=6.0)
+    admit(prioritizer, expired, fine)
+    prioritizer.suspect([prioritizer.take(0.0).receipts])
+    prioritizer.release(5.0)
+    assert prioritizer.take(5.0).receipts == [fine]
+    assert prioritizer.overdue(5.0, 500) == [expired]
+    assert is_empty(prioritizer)
+
+
+@pytest.mark.parametrize("place", ["in the lane", "held", "under suspicion"])
+def test_whatever_waits_is_found_within_a_second_of_its_deadline(place):
+    """Expiry is noticed at most a second late, wherever the signal waits, also behind others."""
+    prioritizer = Prioritizer()
+    doomed = receipt("LOW", deadline=10.25)
+    prioritizer.admit(doomed)
+    if place == "held":
+        prioritizer.put_back(prioritizer.take(0.0).receipts, 60.0)
+    elif place == "under suspicion":
+        prioritizer.suspect([prioritizer.take(0.0).receipts])
+    keeper = receipt("LOW")
+    lane = prioritizer.lanes[LOW]
+    lane.merge([keeper])
+    if place == "in the lane":
+        lane.remove(doomed)
+        lane.append(doomed)  # so that it is not the first
+    assert prioritizer.overdue_at(3.5) == 4.0
+    assert prioritizer.overdue(10.24, 500) == []
+    assert prioritizer.overdue_at(10.24) == 11.0
+    assert prioritizer.overdue(11.0, 500) == [doomed]
+    assert prioritizer.overdue_at(11.0) == math.inf
+
+
+def test_overdue_gives_no_more_than_asked_and_all_in_the_end():
+    """Expiry comes in slices, so that a mass of it cannot stop the event loop."""
+    prioritizer = Prioritizer()
+    doomed = [receipt("LOW", deadline=1.0 + n / 100) for n in range(300)]
+    admit(prioritizer, *doomed)
+    slices = []
+    while found := prioritizer.overdue(100.0, 70):
+        slices.append(found)
+    assert [len(found) for found in slices] == [70, 70, 70, 70, 20]
+    assert {each for found in slices for each in found} == set(doomed)
+    assert is_empty(prioritizer)
+
+
+def test_a_deadline_long_ago_costs_no_walk_through_every_second_since():
+    """Years between a deadline and now, or between two deadlines, are skipped, not walked through."""
+    prioritizer = Prioritizer()
+    walked = 0
+    empty_second = prioritizer._empty_second
+
+    def counted(*args):
+        nonlocal walked
+        walked += 1
+        empty_second(*args)
+
+    prioritizer._empty_second = counted
+    doomed = [receipt("LOW", deadline=when) for when in (3.0, 1e8, 2e8)]
+    future = receipt("LOW", deadline=1e9)
+    admit(prioritizer, *doomed, future)
+    assert set(prioritizer.overdue(3e8, 500)) == set(doomed)
+    assert walked <= 10
+    assert prioritizer.overdue(1e9 + 1, 500) == [future]
+    assert is_empty(prioritizer)
+
+
+# -- coalescing
+
+
+def test_a_newer_signal_for_an_address_takes_the_place_of_the_waiting_one():
+    """An address that is reported again keeps its place in line within a level."""
+    prioritizer = Prioritizer(coalesce=True)
+    old, other, newer = receipt("LOW", "192.0.2.1"), receipt("LOW", "192.0.2.2"), receipt("LOW", "192.0.2.1")
+    assert admit(prioritizer, old, other, newer) == [None, None, old]
+    assert prioritizer.size == 2
+    assert prioritizer.waiting_for("192.0.2.1") is newer
+    assert prioritizer.take(0.0).receipts == [newer, other]
+    assert is_empty(prioritizer)
+
+
+@pytest.mark.parametrize(("before", "after"), [("LOW", "HIGH"), ("HIGH", "LOW")])
+def test_at_another_level_it_starts_at_the_back_of_that_lane(before, after):
+    """A signal that supersedes one of another level overtakes nobody of its own level."""
+    prioritizer = Prioritizer(coalesce=True)
+    old, other, newer = receipt(before, "192.0.2.1"), receipt(after, "192.0.2.2"), receipt(after, "192.0.2.1")
+    assert admit(prioritizer, old, other, newer) == [None, None, old]
+    assert prioritizer.take(0.0).receipts == [other, newer]
+
+
+def test_without_coalescing_every_signal_is_kept():
+    """Two signals for one address are two signals, unless the caller says otherwise."""
+    prioritizer = Prioritizer()
+    assert admit(prioritizer, receipt(), receipt()) == [None, None]
+    assert prioritizer.size == 2
+
+
+def test_an_address_reported_again_and_again_does_not_linger_for_ever():
+    """The place in line is inherited with the time waited, which is what lingering counts from."""
+    prioritizer = Prioritizer(coalesce=True)
+    for second in range(10):
+        superseded = prioritizer.admit(receipt("LOW", at=float(second)))
+        if superseded:
+            settle(superseded)
+    assert prioritizer.demand().low_since == 0.0
+
+
+@pytest.mark.parametrize("ready_at", [-math.inf, 10.0])
+def test_what_comes_back_yields_to_a_newer_signal_that_waits(ready_at):
+    """A signal that failed is superseded if its address was reported again meanwhile."""
+    prioritizer = Prioritizer(coalesce=True)
+    old, newer = receipt("HIGH"), receipt("LOW")
+    prioritizer.admit(old)
+    batch = prioritizer.take(0.0)
+    assert prioritizer.admit(newer) is None
+    assert prioritizer.put_back(batch.receipts, ready_at) == [old]
+    settle(old)
+    prioritizer.release(10.0)
+    assert prioritizer.take(10.0).receipts == [newer]
+    assert is_empty(prioritizer)
+
+
+@pytest.mark.parametrize("how", ["put back", "held", "suspected"])
+def test_the_newer_of_two_that_come_back_wins_in_whatever_order_they_do(how):
+    """Of two signals for one address whose requests both failed, the older is superseded, never the newer."""
+    prioritizer = Prioritizer(coalesce=True)
+
+    def give_back(receipts):
+        if how == "suspected":
+            return prioritizer.suspect([receipts])
+        return prioritizer.put_back(receipts, -math.inf if how == "put back" else 10.0)
+
+    old, newer, other = receipt("LOW", at=1.0), receipt("LOW", at=2.0), receipt("LOW", "192.0.2.2")
+    prioritizer.admit(old)
+    first = prioritizer.take(0.0)
+    prioritizer.admit(newer)
+    second = prioritizer.take(0.0)
+    assert give_back(first.receipts) == []
+    assert give_back(second.receipts) == [old]
+    settle(old)
+    assert prioritizer.size == 1
+    assert prioritizer.waiting_for("192.0.2.1") is newer
+    assert newer.place == old.place
+    prioritizer.admit(other)
+    prioritizer.release(10.0)
+    assert prioritizer.take(10.0).receipts[0] is newer
+    assert prioritizer.take(10.0).receipts == ([other] if how == "suspected" else [])
+    assert is_empty(prioritizer)
+
+
+@pytest.mark.parametrize("how", ["held", "suspected", "overdue"])
+def test_a_newcomer_supersedes_what_waits_outside_the_lanes(how):
+    """Coalescing finds the waiting signal wherever it is, and the newcomer is ready at its place."""
+    prioritizer = Prioritizer(coalesce=True)
+    old = receipt("LOW", deadline=5.0)
+    prioritizer.admit(old)
+    if how == "held":
+        prioritizer.put_back(prioritizer.take(0.0).receipts, 60.0)
+    elif how == "suspected":
+        prioritizer.suspect([prioritizer.take(0.0).receipts])
+    else:
+        assert prioritizer.take(5.0).receipts == []
+    other, newer = receipt("LOW", "192.0.2.2"), receipt("LOW")
+    assert admit(prioritizer, other, newer) == [None, old]
+    settle(old)
+    assert prioritizer.size == 2
+    assert prioritizer.overdue(100.0, 500) == []
+    assert list(prioritizer.everything()) == [newer, other]
+    assert is_empty(prioritizer)
+
+
+# -- making room
+
+
+def test_the_oldest_of_the_lowest_level_is_shed():
+    """A full queue sheds the oldest signal of the lowest level, and never one that outranks the newcomer."""
+    prioritizer = Prioritizer()
+    lows, medium, high = [receipt("LOW"), receipt("LOW")], receipt("MEDIUM"), receipt("HIGH")
+    admit(prioritizer, high, medium, *lows)
+    assert prioritizer.shed(LOW) is lows[0]
+    assert prioritizer.shed(HIGH) is lows[1]
+    assert prioritizer.shed(LOW) is None
+    assert prioritizer.shed(MEDIUM) is medium
+    assert prioritizer.shed(MEDIUM) is None
+    assert prioritizer.shed(HIGH) is high
+    assert prioritizer.shed(HIGH) is None
+    assert is_empty(prioritizer)
+
+
+def test_what_is_held_or_suspected_can_be_shed_too():
+    """If none of the lowest level is ready, the oldest that waits elsewhere makes room."""
+    prioritizer = Prioritizer()
+    suspected, held, medium = receipt("LOW"), receipt("LOW"), receipt("MEDIUM")
+    admit(prioritizer, suspected, held)
+    prioritizer.take(0.0)
+    prioritizer.put_back([held], 60.0)
+    prioritizer.suspect([[suspected]], 60.0)
+    prioritizer.admit(medium)
+    assert prioritizer.shed(HIGH) is suspected
+    settle(suspected)
+    assert prioritizer.shed(HIGH) is held
+    settle(held)
+    assert prioritizer.shed(HIGH) is medium
+    prioritizer.release(60.0)
+    assert prioritizer.demand() == Demand(None)
+    assert is_empty(prioritizer)
+
+
+def test_everything_gives_each_waiting_receipt_once():
+    """The end of a client finds all that waits, the most important first, and nothing that was settled."""
+    prioritizer = Prioritizer()
+    expired = [receipt("HIGH", deadline=1.0) for _ in range(3)]
+    admit(prioritizer, *expired)
+    prioritizer.take(1.0)
+    assert prioritizer.shed(HIGH) is expired[0]  # of the overdue
+    settle(expired[0])
+    held, suspected, low, high = receipt("LOW"), receipt("LOW"), receipt("LOW"), receipt("HIGH")
+    admit(prioritizer, held, suspected)
+    prioritizer.take(1.0)
+    prioritizer.put_back([held], 60.0)
+    prioritizer.suspect([[suspected]], 60.0)
+    admit(prioritizer, low, high)
+    assert list(islice(prioritizer.everything(), 2)) == [high, held]
+    rest = list(prioritizer.everything())
+    assert rest[:2] == [suspected, low]
+    assert set(rest[2:]) == set(expired[1:])
+    assert is_empty(prioritizer)
+
+
+# -- costs, counted in steps
+
+
+class CountedReceipt(Receipt):
+    """Counts how often a receipt's neighbour or level is looked up: the steps of every walk."""
+
+    __slots__ = ()
+    steps = 0
+
+    def __getattribute__(self, name):
+        if name in ("after", "before", "signal", "outcome"):
+            CountedReceipt.steps += 1
+        return super().__getattribute__(name)
+
+
+def steps(call, *args):
+    CountedReceipt.steps = 0
+    result = call(*args)
+    if not isinstance(result, (Batch, list, Receipt, type(None))):
+        result = list(islice(result, 20))
+    return CountedReceipt.steps
+
+
+def crowd(waiting, *, subjects=1, coalesce=False):
+    """Return a prioritizer with so many waiting LOWs, one batch of them in flight, and that batch."""
+    prioritizer = Prioritizer(subjects_per_event=subjects, coalesce=coalesce)
+    for n in range(waiting):
+        signal = RiskSignal(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", "LOW", timestamp=NOON)
+        prioritizer.admit(CountedReceipt(signal, n, 0.0, 1e6 + n % 100, None))
+    return prioritizer, prioritizer.take(0.0)
+
+
+def step_costs(waiting, *, coalesce):
+    prioritizer, batch = crowd(waiting, coalesce=coalesce)
+    signal = RiskSignal("10.0.0.99", "LOW", timestamp=NOON)
+    return {
+        "admit": steps(prioritizer.admit, CountedReceipt(signal, waiting, 0.0, 1e6, None)),
+        "put_back": steps(prioritizer.put_back, batch.receipts, -math.inf),
+        "demand": steps(lambda: [prioritizer.demand()]),
+        "overdue": steps(prioritizer.overdue, 1e5, 20),
+        "take": steps(prioritizer.take, 0.0),
+        "shed": steps(prioritizer.shed, HIGH),
+        "everything": steps(prioritizer.everything),
+    }
+
+
+@pytest.mark.parametrize("coalesce", [False, True])
+def test_every_step_costs_the_same_with_many_waiting(coalesce):
+    """What one step looks at does not grow with the number of waiting signals."""
+    assert step_costs(20_000, coalesce=coalesce) == step_costs(200, coalesce=coalesce)
+
+
+def test_putting_back_full_payloads_is_one_short_walk():
+    """Two refused payloads of a thousand signals each come back in a few steps a signal, not in a thousand."""
+    prioritizer, batch = crowd(3000, subjects=50)
+    other = prioritizer.take(0.0)
+    assert len(batch.receipts) == len(other.receipts) == 1000
+    assert steps(prioritizer.put_back, batch.receipts, -math.inf) < 20_000
+    assert steps(prioritizer.put_back, other.receipts, 10.0) < 20_000
+    assert steps(lambda: prioritizer.release(10.0)) < 20_000
+    assert prioritizer.take(10.0).receipts == batch.receipts
+    assert prioritizer.take(10.0).receipts == other.receipts
+
+
+# -- the model
+
+
+class Waiting:
+    """What the model knows of a waiting receipt."""
+
+    def __init__(self, place, since):
+        self.place = place
+        self.since = since
+        self.state = "ready"
+        self.ready_at = -math.inf
+
+
+levels = st.sampled_from(list(RiskLevel))
+lifetimes = st.sampled_from([None, None, None, 0.25, 0.5, 1.0, 1.5, 5.0, 30.0, 100_000.0])
+arrivals = st.tuples(levels, st.integers(0, 11), lifetimes, st.integers(0, 2))
+delays = st.sampled_from([-math.inf, 0.0, 0.5, 2.0, 60.0])
+
+
+class PrioritizerMachine(RuleBasedStateMachine):
+    """Every step of the prioritizer against lists that are sorted anew each time."""
+
+    @initialize(coalesce=st.booleans(), subjects=st.sampled_from([1, 3, 50]))
+    def start(self, coalesce, subjects):
+        self.coalesce, self.subjects = coalesce, subjects
+        self.real = Prioritizer(subjects_per_event=subjects, coalesce=coalesce)
+        self.now = 1000.0
+        self.number = 0
+        self.waiting = {}
+        self.groups = []  # of suspects, ready or not: [ready_at, receipts]
+        self.flights = []
+        self.probed_last = False
+        self.settled = set()
+
+    # the model
+
+    def settle(self, receipts):
+        for each in receipts:
+            assert each not in self.settled, "nothing is handed out twice"
+            self.settled.add(each)
+            each.settle(Accepted())  # which refuses a second outcome, too
+
+    def leave(self, receipts):
+        for each in receipts:
+            del self.waiting[each]
+        self.settle(receipts)
+
+    def in_state(self, *states):
+        found = [each for each, facts in self.waiting.items() if facts.state in states]
+        return sorted(found, key=lambda each: (RANK[each.signal.risk_level], self.waiting[each].place))
+
+    def living(self, group):
+        return [each for each in group if each in self.waiting and self.waiting[each].state == "suspect"]
+
+    def release(self):
+        self.real.release(self.now)
+        for facts in self.waiting.values():
+            if facts.state == "held" and facts.ready_at <= self.now:
+                facts.state = "ready"
+        due = sorted((g for g in self.groups if -math.inf < g[0] <= self.now), key=lambda g: g[0])
+        self.groups = [g for g in self.groups if g not in due]
+        self.groups += [[-math.inf, receipts] for _, receipts in due]
+
+    def next_probe(self):
+        ready = [g for g in self.groups if g[0] == -math.inf and self.living(g[1])]
+        ready.sort(key=lambda g: RANK[g[1][0].signal.risk_level])
+        lanes = self.in_state("ready")
+        if not ready:
+            return None
+        if not lanes:
+            return ready[0]
+        rank, other = RANK[ready[0][1][0].signal.risk_level], RANK[lanes[0].signal.risk_level]
+        return ready[0] if rank < other or (rank == other and not self.probed_last) else None
+
+    def expired(self, each):
+        return each.deadline is not None and each.deadline <= self.now
+
+    def expected_batch(self):
+        """Return what should ride and what is found to have expired on the way."""
+        riding, expired, events = [], [], []
+        for each in self.in_state("ready"):
+            if self.expired(each):
+                expired.append(each)
+                continue
+            time = each.signal.timestamp
+            shared = next((event for event in events if event[0] == time and event[1] < self.subjects), None)
+            if shared is None:
+                if len(events) == MAX_EVENTS:
+                    break
+                events.append(shared := [time, 0])
+            shared[1] += 1
+            riding.append(each)
+        return riding, expired
+
+    def returning(self, receipts, state, ready_at):
+        """Tell which receipts are superseded when *receipts* come back, and note the others as waiting."""
+        superseded = []
+        for each in receipts:
+            place, since = each.model_place
+            rival = next((w for w in self.waiting if w.signal.ip == each.signal.ip), None) if self.coalesce else None
+            if rival is not None and rival.number > each.number:
+                superseded.append(each)
+                continue
+            if rival is not None:
+                facts = self.waiting.pop(rival)
+                superseded.append(rival)
+                if rival.signal.risk_level is each.signal.risk_level:
+                    place, since = facts.place, facts.since
+            facts = self.waiting[each] = Waiting(place, since)
+            facts.state, facts.ready_at = state, ready_at
+            if state == "held" and ready_at == -math.inf:
+                facts.state = "ready"
+        return superseded
+
+    # the steps
+
+    @rule(arriving=st.lists(arrivals, min_size=1, max_size=30))
+    def admit(self, arriving):
+        for level, address, lifetime, second in arriving:
+            self.number += 1
+            signal = RiskSignal(f"192.0.2.{address}", level, timestamp=NOON + timedelta(seconds=second))
+            deadline = None if lifetime is None else self.now + lifetime
+            new = ModelReceipt(signal, self.number, self.now, deadline, None)
+            rival = next((w for w in self.waiting if w.signal.ip == signal.ip), None) if self.coalesce else None
+            assert self.real.admit(new) is rival
+            facts = Waiting(self.number, self.now)
+            if rival is not None:
+                if rival.signal.risk_level is level:
+                    facts.place, facts.since = self.waiting[rival].place, self.waiting[rival].since
+                self.leave([rival])
+                assert self.real.waiting_for(signal.ip) is new
+            self.waiting[new] = facts
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1.0, 3.0, 61.0, 200_000.0]))
+    def advance(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def look(self):
+        self.release()
+        demand = self.real.demand()
+        ready = self.in_state("ready")
+        held = [facts.ready_at for facts in self.waiting.values() if facts.state == "held"]
+        held += [at for at, group in self.groups if at > -math.inf and self.living(group)]
+        assert self.real.ready_at() <= min(held, default=math.inf)  # what was settled may still be in the heap
+        if probe := self.next_probe():
+            assert demand == Demand(probe[1][0].signal.risk_level, probe=True)
+            return
+        since = {
+            level: next((self.waiting[r].since for r in ready if r.signal.risk_level is level), math.inf)
+            for level in RiskLevel
+        }
+        assert demand.level == (ready[0].signal.risk_level if ready else None)
+        assert (demand.medium_since, demand.low_since) == (since[MEDIUM], since[LOW])
+        if self.subjects == 1:
+            assert demand.full == (len(ready) >= MAX_EVENTS)
+            assert demand.full_of_high == (sum(r.signal.risk_level is HIGH for r in ready) >= MAX_EVENTS)
+
+    @rule(released=st.booleans())
+    def take(self, released):
+        if released:
+            self.release()
+        probe = self.next_probe()
+        if probe:
+            group = self.living(probe[1])
+            riding = [each for each in group if not self.expired(each)]
+            expired = [each for each in group if self.expired(each)]
+            self.groups.remove(probe)
+        else:
+            riding, expired = self.expected_batch()
+        batch = self.real.take(self.now)
+        self.probed_last = batch.is_probe
+        assert batch.is_probe == bool(probe)
+        assert batch.receipts == riding
+        for each in expired:
+            self.waiting[each].state = "overdue"
+        for each in riding:
+            each.model_place = self.waiting[each].place, self.waiting[each].since
+            del self.waiting[each]
+        if riding:
+            self.flights.append(batch)
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data())
+    def accepted(self, data):
+        self.settle(self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1))).receipts)
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data(), delay=delays)
+    def failed(self, data, delay):
+        batch = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
+        ready_at = self.now + delay
+        if batch.is_probe:
+            self.suspected([batch.receipts], ready_at)
+        else:
+            superseded = self.returning(batch.receipts, "held", ready_at)
+            assert Counter(self.real.put_back(batch.receipts, ready_at)) == Counter(superseded)
+            self.settle(superseded)
+
+    @precondition(lambda self: any(len(batch.receipts) > 1 for batch in self.flights))
+    @rule(data=st.data(), delay=delays)
+    def refused(self, data, delay):
+        batch = data.draw(st.sampled_from([batch for batch in self.flights if len(batch.receipts) > 1]))
+        self.flights.remove(batch)
+        self.suspected(split(batch.receipts), self.now + delay)
+
+    def suspected(self, groups, ready_at):
+        superseded = []
+        for group in groups:
+            superseded += self.returning(group, "suspect", ready_at)
+            self.groups.append([max(ready_at, -1e300), list(group)])
+        assert Counter(self.real.suspect(groups, ready_at)) == Counter(superseded)
+        self.settle(superseded)
+
+    @rule(level=levels)
+    def shed(self, level):
+        lowest = next((at for at in reversed(RiskLevel) if any(w.signal.risk_level is at for w in self.waiting)), None)
+        victim = self.real.shed(level)
+        if lowest is None or RANK[lowest] < RANK[level]:
+            assert victim is None
+            return
+        of_lowest = [each for each in self.waiting if each.signal.risk_level is lowest]
+        ready = [each for each in of_lowest if self.waiting[each].state == "ready"]
+        assert victim is min(ready or of_lowest, key=lambda each: self.waiting[each].place)
+        self.leave([victim])
+
+    @rule(most=st.sampled_from([1, 5, 500]))
+    def overdue(self, most):
+        while found := self.real.overdue(self.now, most):
+            assert len(found) <= most
+            assert all(self.expired(each) for each in found)
+            self.leave(found)
+            if most == 1:
+                return
+        left = [each for each in self.waiting if each.deadline is not None]
+        assert not any(math.floor(each.deadline) < math.floor(self.now) for each in left)
+        assert not any(self.waiting[each].state == "overdue" for each in left)
+        firsts = {each.signal.risk_level: each for each in reversed(self.in_state("ready"))}
+        assert not any(self.expired(each) for each in firsts.values())
+        assert self.real.overdue_at(self.now) == (math.floor(self.now) + 1.0 if left else math.inf)
+
+    @rule(most=st.sampled_from([3, 500]))
+    def end(self, most):
+        expected = self.in_state("ready", "held", "suspect")
+        while found := list(islice(self.real.everything(), most)):
+            assert all(each in self.waiting for each in found)
+            ordered = [each for each in found if self.waiting[each].state != "overdue"]
+            assert ordered == expected[: len(ordered)]
+            del expected[: len(ordered)]
+            self.leave(found)
+        assert not self.waiting
+        self.groups.clear()
+
+    # what always holds
+
+    @invariant()
+    def the_books_agree(self):
+        if not hasattr(self, "real"):
+            return
+        assert self.real.size == len(self.waiting)
+        levels = Counter(each.signal.risk_level for each in self.waiting)
+        assert self.real.count() == {level: levels[level] for level in RiskLevel}
+        assert {level: lane.size for level, lane in self.real.lanes.items()} == {
+            level: sum(each.signal.risk_level is level for each in self.in_state("ready")) for level in RiskLevel
+        }
+        ready = [each for lane in self.real.lanes.values() for each in lane]
+        assert ready == self.in_state("ready")
+
+    def teardown(self):
+        if not hasattr(self, "real"):
+            return
+        for batch in self.flights:
+            self.settle(batch.receipts)
+        self.end(500)
+        assert is_empty(self.real)
+        assert len(self.settled) == self.number, "nothing is lost"
+
+
+class ModelReceipt(Receipt):
+    """Remembers for the model what it was when it left."""
+
+    __slots__ = ("model_place",)
+
+
+TestPrioritizer = PrioritizerMachine.TestCase
+TestPrioritizer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)

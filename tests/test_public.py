@@ -1,0 +1,161 @@
+"""What users may rely on: the names, their documentation, and the house they live in."""
+
+import ast
+import inspect
+import re
+import sys
+from importlib.resources import files
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+
+import riskbatch
+
+HOUSE = Path(riskbatch.__file__).parent
+# From the first to the last; a room imports only what stands before it. The emulator stands apart.
+ORDER = """
+errors signals receipts wire batcher prioritizer queue limiter auth transport stores sender client __init__
+simulate cli __main__
+"""
+ORDER = re.findall(r"\w+", ORDER)
+PURE = ["errors", "signals", "prioritizer", "batcher", "wire", "auth"]
+CORE = {"aiohttp", "attrs", "cattrs", "aiolimiter", "multidict", "yarl"}  # aiohttp brings the last two
+
+
+def rooms():
+    return {path.stem: path for path in HOUSE.glob("*.py")}
+
+
+def imports(path):
+    """Return the rooms and the top-level packages that a file imports."""
+    inside, outside = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            outside.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            outside |= {alias.name.split(".")[0] for alias in node.names}
+    if "riskbatch" in outside:
+        inside.add("__init__")
+    return inside, outside - {"riskbatch"}
+
+
+def test_imports_point_one_way():
+    """A room knows only those before it, so that the file list can be read from first to last."""
+    for name, path in rooms().items():
+        inside, _ = imports(path)
+        if name == "emulator":
+            assert inside == set(), "a mistake in the library must not pass in the emulator too"
+        else:
+            late = {room for room in inside - {"emulator"} if ORDER.index(room) >= ORDER.index(name)}
+            assert not late, f"{name} imports {late}"
+            assert "emulator" not in inside or name in ("simulate", "cli", "__main__")
+
+
+def test_every_room_has_its_place_in_the_order():
+    """A new file is given a place in the house."""
+    assert set(rooms()) <= {*ORDER, "emulator"}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_rooms_wait_for_nothing(name):
+    """Pure files import neither aiohttp, asyncio nor a clock, and contain no `await`."""
+    path = HOUSE / f"{name}.py"
+    _, outside = imports(path)
+    assert not outside & {"aiohttp", "asyncio", "time", "aiolimiter", "sched", "threading"}
+    waits = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
+    assert not [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, waits)]
+
+
+def test_only_a_signal_reads_the_wall_clock_among_the_pure():
+    """Decisions take `now`; the one exception is the timestamp a signal has by default."""
+    readers = {
+        name
+        for name in PURE
+        for node in ast.walk(ast.parse((HOUSE / f"{name}.py").read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("now", "utcnow", "today", "monotonic", "time")
+    }
+    assert readers <= {"signals"}
+
+
+def test_the_core_needs_four_packages_and_no_more():
+    """Outside the emulator, the library imports the standard library, aiohttp, attrs, cattrs and aiolimiter."""
+    for name, path in rooms().items():
+        _, outside = imports(path)
+        assert outside <= CORE | set(sys.stdlib_module_names), name
+
+
+def test_all_is_what_can_be_imported():
+    """`__all__` names every public class and function of the package, once each."""
+    names = riskbatch.__all__
+    assert len(names) == len(set(names))
+    for name in names:
+        assert getattr(riskbatch, name) is not None
+    public = {
+        name for name, value in vars(riskbatch).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public == set(names)
+
+
+def test_the_contract_is_there():
+    """The names that users and their checks rely on."""
+    contract = """
+        Client Statistics RateLimit ApiToken RiskLevel RiskSignal parse_signals Receipt
+        Outcome Accepted Rejected Expired Shed Superseded Abandoned
+        RiskbatchError InvalidSignal QueueFull ClientClosed AuthError ConfigurationError WrongLoop
+    """
+    assert set(contract.split()) <= set(riskbatch.__all__)
+
+
+def members(owner):
+    for name, value in vars(owner).items():
+        function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        if not name.startswith("_") and isinstance(function, FunctionType):
+            yield f"{owner.__name__}.{name}", function
+
+
+def documented():
+    for name in riskbatch.__all__:
+        value = getattr(riskbatch, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            yield name, value
+        if inspect.isclass(value):
+            yield from members(value)
+
+
+DOCUMENTED = dict(documented())
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_every_public_name_says_what_it_is(name):
+    """Every public name and method has a docstring of its own."""
+    value = DOCUMENTED[name]
+    doc = value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
+    assert doc
+    assert not doc.startswith("Method generated by attrs")
+    first = doc.strip().splitlines()[0]
+    assert first[0].isupper() or first[0] == "`"
+
+
+def test_the_types_are_shipped():
+    """`py.typed` tells type checkers that the annotations are to be believed."""
+    assert files("riskbatch").joinpath("py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", [n for n in riskbatch.__all__ if n.endswith(("Error", "Full", "Closed", "Loop"))])
+def test_every_error_has_one_root(name):
+    """`except RiskbatchError` catches everything this package raises on purpose."""
+    assert issubclass(getattr(riskbatch, name), riskbatch.RiskbatchError)
+    assert issubclass(riskbatch.InvalidSignal, riskbatch.RiskbatchError)
+
+
+def test_statistics_explain_every_field():
+    """Each field of a snapshot is documented, and the snapshot is frozen."""
+    statistics = riskbatch.Statistics()
+    for field in riskbatch.Statistics.__attrs_attrs__:
+        assert f"        {field.name}: " in riskbatch.Statistics.__doc__
+    with pytest.raises(AttributeError):
+        statistics.admitted = 1
+    assert statistics.settled == 0

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ from .wire import MAX_SUBJECTS, PATH
 
 logger = logging.getLogger("riskbatch")
 
+_HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
 _CANCELLED = "the client's task was cancelled from outside"
 
 
@@ -428,7 +430,13 @@ def check_org_url(org_url: str) -> str:
         raise ConfigurationError("org_url is not a URL; it must look like https://acme.okta.com") from None
     if url.user or url.password:
         raise ConfigurationError("org_url has credentials in it; they belong into auth")
-    if not url.host or url.path not in ("", "/") or url.query_string or url.fragment:
+    if (
+        not url.host
+        or not _HOST.fullmatch(url.raw_host or "")
+        or url.path not in ("", "/")
+        or url.query_string
+        or url.fragment
+    ):
         raise ConfigurationError(f"org_url is {org_url!r}; it must be scheme and host only, as https://acme.okta.com")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigurationError(f"org_url is {org_url!r}; it must begin with https:// (http is for loopback only)")

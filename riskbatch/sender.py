@@ -166,7 +166,7 @@ class Sender:
         return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
 
     async def _depart(self, submissions: asyncio.TaskGroup) -> None:
-        now = self._loop.time()
+        now = self._loop.time() + _GRAIN  # as `run` reckons: a permit that counted as free must be free here too
         batch = self._queue.take(now)
         if batch.receipts:
             await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here

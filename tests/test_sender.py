@@ -443,3 +443,15 @@ async def test_a_sender_that_has_nothing_to_do_sleeps(monkeypatch):
         c.enqueue_nowait(signal())
         await asyncio.sleep(3600)
         assert turns < 3600
+
+
+async def test_the_request_after_the_end_of_a_hold_does_not_wait_for_another_window():
+    """The first request after a 429 leaves at the end of the hold, and the next follows at the usual pace."""
+    org = FakeOrg()
+    org.faults = [Fault.rate_limited(reset_in=60.0)]
+    async with client(org) as c:
+        await c.enqueue_many(signals(200))
+        await c.flush()
+    times = [at for at, _ in org.departures]
+    assert times[1] == pytest.approx(61.1, abs=0.1)
+    assert times[-1] - times[1] == pytest.approx(9 * 2.0, abs=0.5)

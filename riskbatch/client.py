@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -17,7 +18,7 @@ from attrs import field, frozen
 from yarl import URL
 
 from .auth import ApiToken
-from .errors import ClientClosed, ConfigurationError, InvalidSignal, QueueFull
+from .errors import ClientClosed, ConfigurationError, InvalidSignal
 from .limiter import DEFAULT_LINGER, Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
@@ -28,6 +29,9 @@ from .transport import Transport, open_session, over
 from .wire import MAX_SUBJECTS, PATH
 
 logger = logging.getLogger("riskbatch")
+
+_HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
+_CANCELLED = "the client's task was cancelled from outside"
 
 
 @frozen
@@ -144,6 +148,12 @@ class Client:
             raise ConfigurationError(f"when_full is {when_full!r}; it must be one of {get_args(WhenFull)}")
         if inspect.iscoroutinefunction(on_settled):
             raise ConfigurationError("on_settled is a coroutine function; it must be a plain one that returns at once")
+        if on_settled is not None and not callable(on_settled):
+            raise ConfigurationError(f"on_settled is a {type(on_settled).__name__}; it must be a function of a receipt")
+        if not isinstance(limit, RateLimit):
+            raise ConfigurationError(f"limit is {limit!r}; it must be a RateLimit, such as RateLimit(15, 60.0)")
+        if not isinstance(session, aiohttp.ClientSession | None):
+            raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
         if not isinstance(auth, ApiToken):
             raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken")
         self._auth = auth
@@ -189,6 +199,7 @@ class Client:
             Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce),
             capacity=self._capacity,
             when_full=self._when_full,
+            coalesce=self._coalesce,
             on_settled=self._on_settled,
         )
         own_session = None
@@ -198,6 +209,7 @@ class Client:
             transport = over(session)
         self._sender = Sender(self._queue, self._limiter, transport, self._auth, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
+        self._life.add_done_callback(lambda _: self._bury(own_session))
         return self
 
     async def __aexit__(
@@ -207,20 +219,18 @@ class Client:
 
     async def _live(self, own_session: aiohttp.ClientSession | None) -> None:
         """Send until the end, whatever brings it; then settle what is left, so that nobody waits for ever."""
-        reason = "the client was closed before the signal could be sent"
+        reason = "the client was closed before the signal was settled"
         try:
             await self._sender.run()
         except asyncio.CancelledError:
             if not self._closing:
-                reason = "the client's task was cancelled from outside"
+                reason = _CANCELLED
             raise
         except Exception as error:
             reason = f"the sender failed: {type(error).__name__}"
             logger.exception("the sender for %s failed; the client is closed", self._org)
         finally:
             self._queue.close(reason)
-            if not self._closing:
-                warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
             with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
                 while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                     await asyncio.sleep(0)
@@ -228,6 +238,16 @@ class Client:
                 pass
             if own_session is not None:
                 await own_session.close()
+            if not self._closing:  # last, since a warning may be an error
+                warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
+
+    def _bury(self, own_session: aiohttp.ClientSession | None) -> None:
+        """Do what `_live` could not: a task that is cancelled before its first step runs no `finally`."""
+        self._queue.close(_CANCELLED)
+        while self._queue.abandon(_CANCELLED):
+            pass
+        if own_session is not None and not own_session.closed:
+            own_session.detach()  # it has no connection yet
 
     async def aclose(self, timeout: float | None = None) -> None:
         """
@@ -241,18 +261,20 @@ class Client:
         """
         timeout = self._close_timeout if timeout is None else timeout
         _check_seconds("timeout", timeout)
-        self._closing = True
         if self._life is None or self._life.done():
             return
         check_loop(self._loop)
+        self._closing = True
         self._queue.close("the client is closed")
         self._sender.drain(self._loop.time() + timeout)
         deadline = self._loop.call_later(timeout, self._life.cancel)
         try:
             await asyncio.wait({self._life})
         except asyncio.CancelledError:
-            self._life.cancel()
-            await asyncio.wait({self._life})
+            while not self._life.done():  # a few turns, and nothing is left behind if somebody cancels once more
+                self._life.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait({self._life})
             raise
         finally:
             deadline.cancel()
@@ -308,20 +330,14 @@ class Client:
         Raises:
             QueueFull, ClientClosed, InvalidSignal, WrongLoop: As `enqueue`.
         """
+        self._check_open()
         signals = list(signals)
         for start in range(0, len(signals), SLICE):
             for signal in signals[start : start + SLICE]:
                 self._check(signal)
             if start:
                 await asyncio.sleep(0)
-        if self._when_full == "reject" and len(signals) > self._queue.room():
-            raise QueueFull(f"{len(signals)} signals find room for {max(0, self._queue.room())}")
-        receipts = []
-        for signal in signals:
-            receipts.append(await self._queue.admit(signal, None))
-            if len(receipts) % SLICE == 0:
-                await asyncio.sleep(0)
-        return receipts
+        return await self._queue.admit_many(signals)
 
     async def flush(self, timeout: float | None = None) -> int:
         """
@@ -412,7 +428,13 @@ def check_org_url(org_url: str) -> str:
         raise ConfigurationError("org_url is not a URL; it must look like https://acme.okta.com") from None
     if url.user or url.password:
         raise ConfigurationError("org_url has credentials in it; they belong into auth")
-    if not url.host or url.path not in ("", "/") or url.query_string or url.fragment:
+    if (
+        not url.host
+        or not _HOST.fullmatch(url.raw_host or "")
+        or url.path not in ("", "/")
+        or url.query_string
+        or url.fragment
+    ):
         raise ConfigurationError(f"org_url is {org_url!r}; it must be scheme and host only, as https://acme.okta.com")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise ConfigurationError(f"org_url is {org_url!r}; it must begin with https:// (http is for loopback only)")

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -36,6 +36,7 @@ class Queue:
         prioritizer: The order.
         capacity: The most signals that may be unsettled.
         when_full: What a newcomer then gets: a wait, `QueueFull`, or the place of the oldest of the lowest level.
+        coalesce: Whether the prioritizer lets a newcomer supersede the signal that waits for its address.
         on_settled: Called with each receipt once it is settled; what it raises is logged and counted.
     """
 
@@ -45,11 +46,13 @@ class Queue:
         *,
         capacity: int,
         when_full: WhenFull,
+        coalesce: bool = False,
         on_settled: Callable[[Receipt], object] | None = None,
     ) -> None:
         self._prioritizer = prioritizer
         self._capacity = capacity
         self._when_full = when_full
+        self._coalesce = coalesce
         self._on_settled = on_settled
         self._loop = asyncio.get_running_loop()
         self._closed: str | None = None
@@ -83,6 +86,16 @@ class Queue:
         """Return how many signals could be admitted now, beyond those that were promised a place."""
         return self._capacity - self._prioritizer.size - self.in_flight - self._promised
 
+    def _has_place_for(self, signal: RiskSignal) -> bool:
+        return self.room() > 0 or (self._coalesce and self._supersedes(signal))
+
+    def _supersedes(self, signal: RiskSignal) -> bool:
+        try:
+            self._prioritizer.waiting_for(signal.ip)
+        except KeyError:
+            return False
+        return True
+
     def admit_nowait(self, signal: RiskSignal) -> Receipt:
         """
         Admit *signal* without waiting.
@@ -93,25 +106,51 @@ class Queue:
         """
         if self._closed is not None:
             raise ClientClosed(self._closed)
-        if self.room() <= 0:
+        if not self._has_place_for(signal):
             if self._when_full != "shed":
                 raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
-            victim = self._prioritizer.shed(signal.risk_level)
-            if victim is None:
-                receipt = self._new_receipt(signal)
-                self.settle(receipt, Shed())
-                return receipt
-            receipt = self._admit(signal)
-            self.settle(victim, Shed(victim.may_have_arrived))
+            if not _is_past(signal.expires_at):
+                return self._admit_by_shedding(signal)
+        return self._admit(signal)
+
+    def _admit_by_shedding(self, signal: RiskSignal) -> Receipt:
+        victim = self._prioritizer.shed(signal.risk_level)
+        if victim is None:
+            receipt = self._new_receipt(signal)
+            self._end([receipt], lambda _: Shed())
             return receipt
+        self._promised += 1  # a hook may enqueue again, but this place is taken
+        self._end([victim], lambda shed: Shed(shed.may_have_arrived))
+        self._promised -= 1
         return self._admit(signal)
 
     async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
         """Admit *signal*, waiting for room as `when_full` says; see `Client.enqueue`."""
-        if self._closed is None and self.room() <= 0 and self._when_full == "wait":
+        if self._closed is None and self._when_full == "wait" and not self._has_place_for(signal):
             await self._wait_for_room(signal.risk_level, timeout)
             self._promised -= 1
         return self.admit_nowait(signal)
+
+    async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals* in their order; see `Client.enqueue_many`."""
+        kept = 0  # places that nobody else can take between two slices
+        if self._when_full == "reject":
+            if len(signals) > self.room():
+                raise QueueFull(f"{len(signals)} signals find room for {max(0, self.room())}")
+            kept = len(signals)
+        self._promised += kept
+        receipts: list[Receipt] = []
+        try:
+            for signal in signals:
+                if kept:
+                    kept -= 1
+                    self._promised -= 1
+                receipts.append(await self.admit(signal, None))
+                if len(receipts) % SLICE == 0:
+                    await asyncio.sleep(0)
+        finally:
+            self._promised -= kept
+        return receipts
 
     async def _wait_for_room(self, level: RiskLevel, timeout: float | None) -> None:
         """
@@ -157,15 +196,17 @@ class Queue:
     def _admit(self, signal: RiskSignal) -> Receipt:
         receipt = self._new_receipt(signal)
         if receipt.deadline is not None and receipt.deadline <= receipt.admitted_at:
-            self.settle(receipt, Expired())
+            self._end([receipt], lambda _: Expired())
             return receipt
+        first_to_expire = receipt.deadline is not None and self.overdue_at(receipt.admitted_at) == math.inf
         superseded = self._prioritizer.admit(receipt)
-        if superseded is not None:
-            self.settle(superseded, Superseded(signal, superseded.may_have_arrived))
         size = self._prioritizer.lanes[signal.risk_level].size
-        # The sender's plan changes with the first signal of a level and with each that may fill a payload.
-        if size == 1 or size % MAX_EVENTS == 0 or self._prioritizer.size % MAX_EVENTS == 0:
+        # The sender's plan changes with the first signal of a level, with each that may fill a payload, and with the
+        # first that can expire.
+        if size == 1 or size % MAX_EVENTS == 0 or self._prioritizer.size % MAX_EVENTS == 0 or first_to_expire:
             self.wake()
+        if superseded is not None:
+            self._end([superseded], lambda old: Superseded(signal, old.may_have_arrived))
         return receipt
 
     # -- going out
@@ -202,12 +243,12 @@ class Queue:
     def expire(self, now: float) -> bool:
         """Settle what has expired, a slice at the most, and tell whether there may be more."""
         overdue = self._prioritizer.overdue(now, SLICE)
-        for receipt in overdue:
-            self.settle(receipt, Expired(receipt.may_have_arrived))
+        self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
         return len(overdue) == SLICE
 
     def take(self, now: float) -> Batch:
         """Put the batch that ranks highest in flight; empty if nothing is ready."""
+        self._prioritizer.release(now)  # suspects may have ended since `demand` looked: the pace may take time
         batch = self._prioritizer.take(now)
         self.in_flight += len(batch.receipts)
         for receipt in batch.receipts:
@@ -226,9 +267,8 @@ class Queue:
         self._settle_superseded(self._prioritizer.suspect(groups, ready_at))
 
     def _settle_superseded(self, receipts: list[Receipt]) -> None:
-        for receipt in receipts:
-            newer = self._prioritizer.waiting_for(receipt.signal.ip)
-            self.settle(receipt, Superseded(newer.signal, receipt.may_have_arrived))
+        newer = self._prioritizer.waiting_for
+        self._end(receipts, lambda old: Superseded(newer(old.signal.ip).signal, old.may_have_arrived))
         self.wake()
 
     def hurry(self) -> None:
@@ -238,21 +278,27 @@ class Queue:
 
     # -- the end of a signal
 
-    def land(self, receipts: Iterable[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+    def land(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
         """Settle *receipts* that are in flight."""
-        for receipt in receipts:
-            self.in_flight -= 1
-            self.settle(receipt, outcome(receipt))
+        self.in_flight -= len(receipts)
+        self._end(receipts, outcome)
 
-    def settle(self, receipt: Receipt, outcome: Outcome) -> None:
-        """Give *receipt*, which is neither waiting nor in flight any more, its outcome: the only place that does."""
-        receipt.settle(outcome)
-        self.settled[type(outcome)] += 1
-        for flush in self._flushes:
-            flush.count(receipt)
+    def _end(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        """
+        Give *receipts*, which are neither waiting nor in flight any more, their outcomes: the only place that does.
+
+        The hook is called when all of them have theirs, so that it finds the books balanced, and nobody is left out
+        if it ends the program.
+        """
+        for receipt in receipts:
+            receipt.settle(ended := outcome(receipt))
+            self.settled[type(ended)] += 1
+            for flush in self._flushes:
+                flush.count(receipt)
         self._promise_room()
         if self._on_settled is not None:
-            self._call_hook(receipt)
+            for receipt in receipts:
+                self._call_hook(receipt)
         if self.waiting == 0 and self.in_flight == 0:
             self.wake()
 
@@ -260,7 +306,7 @@ class Queue:
         assert self._on_settled is not None  # noqa: S101 - the caller has looked
         try:
             self._on_settled(receipt)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # the latter is what the result of a cancelled future raises
             self.hook_errors += 1
             if not self._hooks_failed_last:
                 logger.exception("on_settled raised; this is said once until it succeeds again")
@@ -292,21 +338,25 @@ class Queue:
         return flush.left
 
     def close(self, reason: str) -> None:
-        """Admit no more: newcomers in line and later ones get `ClientClosed` with *reason*."""
-        self._closed = reason
+        """Admit no more: newcomers, those in line included, get `ClientClosed` with the first *reason* given."""
+        if self._closed is None:
+            self._closed = reason
         for newcomers in self._newcomers.values():
             while newcomers:
                 turn = newcomers.popleft()
                 if not turn.done():
-                    turn.set_exception(ClientClosed(reason))
+                    turn.set_exception(ClientClosed(self._closed))
         self.wake()
 
     def abandon(self, reason: str) -> bool:
         """Settle what waits as `Abandoned`, a slice at the most, and tell whether there may be more."""
         receipts = list(islice(self._prioritizer.everything(), SLICE))
-        for receipt in receipts:
-            self.settle(receipt, Abandoned(reason, receipt.may_have_arrived))
+        self._end(receipts, lambda receipt: Abandoned(reason, receipt.may_have_arrived))
         return len(receipts) == SLICE
+
+
+def _is_past(time: datetime | None) -> bool:
+    return time is not None and time <= datetime.now(UTC)
 
 
 class _Flush:

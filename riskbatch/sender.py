@@ -11,15 +11,17 @@ import logging
 import math
 import os
 import random
+import traceback
 
 from attrs import define, evolve, frozen
+from multidict import CIMultiDict
 
 from .auth import ApiToken
 from .batcher import Batch, split
 from .limiter import Limiter
 from .prioritizer import Demand
 from .queue import Queue
-from .receipts import Abandoned, Accepted, Rejected
+from .receipts import Accepted, Rejected
 from .signals import RiskLevel
 from .transport import HEADERS, Transport, Unanswered
 from .wire import (
@@ -27,6 +29,7 @@ from .wire import (
     RateLimited,
     Refused,
     Request,
+    Response,
     Taken,
     TooConcurrent,
     Unavailable,
@@ -171,41 +174,53 @@ class Sender:
         return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
 
     async def _depart(self, submissions: asyncio.TaskGroup) -> None:
-        now = self._loop.time()
+        now = self._loop.time() + _GRAIN  # as `run` reckons: a permit that counted as free must be free here too
         batch = self._queue.take(now)
         if batch.receipts:
             await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
             self.counts.requests += 1
             self.counts.requests_in_flight += 1
-            submissions.create_task(self._submit(batch, now))
+            submission = submissions.create_task(self._submit(batch, now))
+            # Not a `finally` in _submit, which a task that is cancelled before its first step never enters.
+            submission.add_done_callback(lambda done: self._give_up(batch) if done.cancelled() else None)
 
     async def _submit(self, batch: Batch, departed_at: float) -> None:
-        verdict: Verdict | None = None
-        try:
-            verdict = await self._ask(batch)
-        except Exception:  # a defect of ours or of a custom transport must not take the other requests down
-            logger.exception("a request failed in an unexpected way; its signals are put back")
-            verdict = Unavailable("an unexpected error, see the log", may_have_arrived=True)
-        finally:
-            now = self._loop.time()
-            self._limiter.answered(now)
-            self.counts.requests_in_flight -= 1
-            if verdict is None:  # cancelled: the client ends
-                reason = "the client was closed before the answer came"
-                self._queue.land(batch.receipts, lambda _: Abandoned(reason, may_have_arrived=True))
+        verdict = await self._ask(batch)
+        now = self._loop.time()
+        self._limiter.answered(now)
+        self.counts.requests_in_flight -= 1
         self._act(batch, verdict, departed_at, now)
         self._queue.wake()
 
+    def _give_up(self, batch: Batch) -> None:
+        """Take back what rode in a request that was cancelled: the client ends, or somebody cancelled it alone."""
+        now = self._loop.time()
+        self._limiter.answered(now)
+        self.counts.requests_in_flight -= 1
+        self._act_unanswered(batch, now + self._first_backoff, may_have_arrived=True)
+
     async def _ask(self, batch: Batch) -> Verdict:
-        request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
         try:
-            response = await self._transport(request)
+            request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
+            response = self._scrub(await self._transport(request))
+            verdict = classify(response)
+            refused = isinstance(verdict, RateLimited)
+            self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
-        verdict = classify(response)
-        refused = isinstance(verdict, RateLimited)
-        self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+        except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
+            reason = f"an unexpected {type(error).__name__}, see the log"
+            if self.trouble is None or self.trouble.reason != reason:
+                shown = self._auth.redact(traceback.format_exc())  # as text, since it may show what the request holds
+                logger.error("a request failed in an unexpected way; its signals are put back\n%s", shown)
+            return Unavailable(reason, may_have_arrived=True)
         return verdict
+
+    def _scrub(self, response: Response) -> Response:
+        """Take credentials that a server echoes out of its answer, before anything of it is cut short or kept."""
+        headers = CIMultiDict((name, self._auth.redact(value)) for name, value in response.headers.items())
+        body = self._auth.redact(response.body.decode("latin-1")).encode("latin-1")
+        return Response(response.status, headers, body)
 
     # -- what an answer means for its signals
 
@@ -231,9 +246,13 @@ class Sender:
                 self._slow_down(reason, departed_at, now, denied=True)
                 self._put_back(batch)
             case Unavailable(reason, may_have_arrived):
-                for receipt in batch.receipts:
-                    receipt.may_have_arrived |= may_have_arrived
-                self._put_back(batch, self._slow_down(reason, departed_at, now))
+                ready_at = self._slow_down(reason, departed_at, now)
+                self._act_unanswered(batch, ready_at, may_have_arrived=may_have_arrived)
+
+    def _act_unanswered(self, batch: Batch, ready_at: float, *, may_have_arrived: bool) -> None:
+        for receipt in batch.receipts:
+            receipt.may_have_arrived |= may_have_arrived
+        self._put_back(batch, ready_at)
 
     def _put_back(self, batch: Batch, ready_at: float = -math.inf) -> None:
         self.counts.put_back += len(batch.receipts)
@@ -252,7 +271,8 @@ class Sender:
             logger.info("Okta refused a signal: %s %s", refused.code, reason)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
-        named = batch.named(refused.named) if receipts[0].attempts <= _BELIEVED else []
+        believed = max(receipt.attempts for receipt in receipts) <= _BELIEVED
+        named = batch.named(refused.named) if believed else []
         if named and len(named) < len(receipts):
             self._queue.suspect([[receipt] for receipt in named])
             self._queue.put_back([receipt for receipt in receipts if receipt not in named])

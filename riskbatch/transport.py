@@ -50,6 +50,8 @@ def over(session: aiohttp.ClientSession) -> Transport:
     """Return a transport over *session*, which stays the caller's to close."""
 
     async def send(request: Request) -> Response:
+        if session.closed:
+            raise Unanswered("the aiohttp session is closed", may_have_arrived=False)
         try:
             return await _exchange(session, request)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -71,6 +73,7 @@ async def _exchange(session: aiohttp.ClientSession, request: Request) -> Respons
             data=request.body,
             headers=request.headers,
             allow_redirects=False,
+            raise_for_status=False,  # the session may say otherwise, and a status is an answer
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),  # the whole is timed above
         ) as response,
     ):
@@ -85,5 +88,6 @@ async def _exchange(session: aiohttp.ClientSession, request: Request) -> Respons
 
 
 def _line(error: Exception) -> str:
-    # Type and text of aiohttp's errors name host, port and cause; their repr may hold headers, so it is not used.
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    # Type and text of aiohttp's errors name host, port and cause; their repr may hold headers, so it is not used. It is
+    # cut by whoever has taken out what a server echoed, since half a token would not be recognized.
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -19,7 +19,7 @@ from yarl import URL
 
 from .auth import ApiToken
 from .errors import ClientClosed, ConfigurationError, InvalidSignal
-from .limiter import DEFAULT_LINGER, Limiter, RateLimit
+from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
@@ -108,7 +108,7 @@ class Client:
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
-            mapping by level.
+            mapping by level; 1 and 5 where it says nothing.
         subjects_per_event: Up to 50: signals with equal timestamp and expiry share an event. The 50 stand in an old
             reference page of Okta's only.
         coalesce: A newer signal for an address supersedes the one that waits, and takes its place in line.
@@ -132,7 +132,7 @@ class Client:
         reserve: int = 3,
         capacity: int = 100_000,
         when_full: WhenFull = "wait",
-        linger: float | Mapping[RiskLevel, float] = MappingProxyType(DEFAULT_LINGER),
+        linger: float | Mapping[RiskLevel, float] | None = None,
         subjects_per_event: int = 1,
         coalesce: bool = False,
         on_settled: Callable[[Receipt], object] | None = None,

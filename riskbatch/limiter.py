@@ -16,13 +16,12 @@ Five rules decide, and `Limiter.next_at` holds them all:
    long as half of the window is free;
 5. linger: a part-filled payload without HIGH may wait to fill.
 
-The decisions are pure; only `pace` and `depart` touch the bucket, which reads the loop's clock.
+The decisions are pure; only `has_room` and `depart` touch the bucket, which reads the loop's clock.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 
 from aiolimiter import AsyncLimiter
 from attrs import frozen
@@ -135,7 +134,7 @@ class Limiter:
         rate: The budget.
         reserve: Permits that a request without HIGH leaves free; at most half of those there are.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
-            mapping by level.
+            mapping by level; 1 and 5 where it says nothing.
 
     Raises:
         ConfigurationError: An argument cannot work; the message says which.
@@ -146,7 +145,7 @@ class Limiter:
         rate: RateLimit = RateLimit(),
         *,
         reserve: int = 3,
-        linger: float | Mapping[RiskLevel, float] = MappingProxyType(DEFAULT_LINGER),
+        linger: float | Mapping[RiskLevel, float] | None = None,
     ) -> None:
         if not isinstance(reserve, int) or isinstance(reserve, bool) or reserve < 0:
             raise ConfigurationError(f"reserve is {reserve!r}; it must be a whole number of at least 0")
@@ -210,9 +209,9 @@ class Limiter:
             demand.low_since + self._linger[RiskLevel.LOW],
         )
 
-    async def pace(self) -> None:
-        """Wait for room in the bucket; an express request goes without."""
-        await self._pace.acquire()
+    def has_room(self, now: float) -> bool:
+        """Ask the bucket itself, once `next_at` has come; an express leaves before its time and is not held."""
+        return now < self.paced_at or self._pace.has_capacity()
 
     async def depart(self, now: float) -> None:
         """Take a permit, and fill a bucket that drains in the gap which the window affords. Does not suspend."""
@@ -264,7 +263,9 @@ class Limiter:
             self.held_until = max(self.held_until, now + max(waits) + _MARGIN)
 
 
-def _by_level(linger: float | Mapping[RiskLevel, float]) -> dict[RiskLevel, float]:
+def _by_level(linger: float | Mapping[RiskLevel, float] | None) -> dict[RiskLevel, float]:
+    if linger is None:
+        return dict(DEFAULT_LINGER)
     given = linger if isinstance(linger, Mapping) else dict.fromkeys(DEFAULT_LINGER, linger)
     for level, seconds in given.items():
         if level not in DEFAULT_LINGER:

@@ -127,8 +127,8 @@ class Demand:
     level: RiskLevel | None
     full: bool = False
     full_of_high: bool = False
-    high_before: float = -math.inf
-    high_last: float = -math.inf
+    high_before: float = math.inf
+    high_last: float = math.inf
     probe: bool = False
     medium_since: float = math.inf
     low_since: float = math.inf

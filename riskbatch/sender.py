@@ -138,10 +138,10 @@ class Sender:
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
-                    if self._limiter.paced_at <= now:  # else it goes by express
-                        await self._limiter.pace()
-                    if self._limiter.window.free(self._loop.time()) > 0:  # the pace may have let another client pass
+                    if self._limiter.has_room(now):
                         await self._depart(submissions)
+                    else:  # the bucket rounds otherwise than next_at
+                        await self._queue.changed(now + 0.001)
                 elif self._is_drained(min(at, self._queue.ready_at())):
                     return
                 else:

@@ -343,7 +343,7 @@ async def test_statistics_show_every_way_in_which_a_signal_can_end():
         await asyncio.sleep(3)
         s = c.statistics()
         assert (s.rejected, s.requests, s.put_back, s.hook_errors) == (1, 2, 1, 1)
-        assert s.trouble == "Internal Server Error"
+        assert s.trouble == "HTTP 500 E0000009: Internal Server Error"
         assert not s.paused
         await c.flush()
         await c.enqueue_many(signals(10))

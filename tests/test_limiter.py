@@ -104,19 +104,51 @@ async def test_requests_are_spaced():
 
 
 async def test_the_pace_is_kept_by_the_bucket_too():
-    """Whoever ignores `next_at` still waits in the bucket; whoever followed it does not."""
+    """The bucket has no room before its time, and has room when `next_at` has come."""
     rules = limiter()
-    await rules.pace()
     start = clock()
     await rules.depart(start)
     at = rules.next_at(start, ONE_HIGH)
-    await rules.pace()
-    assert clock() == pytest.approx(at, rel=0.01, abs=0.01)
+    await asyncio.sleep((at - start) * 0.99)
+    assert not rules.has_room(at)
+    await asyncio.sleep(at - clock())
+    assert rules.has_room(at)
+
+
+async def test_an_express_does_not_ask_the_bucket():
+    """A payload full of HIGH leaves right behind another request."""
+    rules = limiter()
     await rules.depart(clock())
-    await asyncio.sleep(rules.next_at(clock(), ONE_HIGH) - clock())
-    before = clock()
-    await rules.pace()
-    assert clock() == before
+    full = Demand(RiskLevel.HIGH, full=True, full_of_high=True)
+    assert rules.next_at(clock(), full) == clock()
+    assert rules.has_room(clock())
+
+
+async def test_a_lone_high_does_not_wait_while_half_of_the_window_is_free():
+    """One that no HIGH preceded for a third of a gap leaves at once; its followers wait until no more come."""
+    rules = limiter()
+    now = clock()
+    await rules.depart(now)
+    gap = 60 / 30
+    lone = Demand(RiskLevel.HIGH, high_before=now - gap, high_last=now)
+    follower = Demand(RiskLevel.HIGH, high_before=now - 0.1, high_last=now)
+    assert rules.next_at(now, lone) == now
+    assert rules.next_at(now, follower) == pytest.approx(now + gap / 3)
+    for _ in range(15):
+        await rules.depart(now)
+    assert rules.next_at(now, lone) >= now + gap
+
+
+async def test_a_remainder_of_0_that_agrees_with_our_count_holds_nothing():
+    """The org's "0 left" after our own last permit is no news; the window already waits for it."""
+    rules = limiter()
+    start = clock()
+    for _ in range(30):
+        await rules.depart(start)
+    for _ in range(30):
+        rules.answered(start)
+    rules.learn([Budget(30, 0, 60.0)], start, refused=False)
+    assert rules.next_at(start, ONE_HIGH) < start + 60.5
 
 
 async def test_departing_does_not_suspend():

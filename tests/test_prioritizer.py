@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 
 import pytest
+from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +22,11 @@ RANK = {HIGH: 0, MEDIUM: 1, LOW: 2}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 numbers = count(1)
+
+
+def demand_of(prioritizer):
+    """What would be carried; when HIGH came is left to the test of that."""
+    return evolve(prioritizer.demand(), high_before=math.inf, high_last=math.inf)
 
 
 def receipt(level="LOW", ip="192.0.2.1", *, at=0.0, deadline=None, second=0):
@@ -100,7 +106,7 @@ def test_a_signal_held_for_a_retry_lets_others_pass_until_it_is_due():
     assert prioritizer.size == 2
     assert prioritizer.count()[HIGH] == 2
     prioritizer.release(9.9)
-    assert prioritizer.demand() == Demand(HIGH)
+    assert demand_of(prioritizer) == Demand(HIGH)
     prioritizer.release(10.0)
     assert prioritizer.ready_at() == math.inf
     assert prioritizer.take(10.0).receipts == [held, other]
@@ -115,13 +121,13 @@ def test_suspects_are_probed_alone_and_take_turns_with_their_equals():
     others = [receipt("MEDIUM"), receipt("HIGH"), receipt("LOW")]
     admit(prioritizer, *others)
     prioritizer.release(0.0)
-    assert prioritizer.demand() == Demand(HIGH, medium_since=0.0, low_since=0.0)
+    assert demand_of(prioritizer) == Demand(HIGH, medium_since=0.0, low_since=0.0)
     batch = prioritizer.take(0.0)
     assert not batch.is_probe
     assert batch.receipts == [others[1], others[0], others[2]]
     equal, lower = receipt("MEDIUM"), receipt("LOW")
     admit(prioritizer, equal, lower)
-    assert prioritizer.demand() == Demand(MEDIUM, probe=True)
+    assert demand_of(prioritizer) == Demand(MEDIUM, probe=True)
     taken = [prioritizer.take(0.0) for _ in range(3)]
     assert [batch.is_probe for batch in taken] == [True, False, True]
     assert [batch.receipts for batch in taken] == [suspects[:2], [equal, lower], suspects[2:]]
@@ -153,7 +159,7 @@ def test_a_group_of_which_nobody_is_left_is_no_demand():
     prioritizer.release(0.0)
     assert prioritizer.shed(HIGH) is old
     settle(old)
-    assert prioritizer.demand() == Demand(None)
+    assert demand_of(prioritizer) == Demand(None)
     assert prioritizer.take(0.0).receipts == []
     assert is_empty(prioritizer)
 
@@ -161,16 +167,24 @@ def test_a_group_of_which_nobody_is_left_is_no_demand():
 # -- demand
 
 
+def test_demand_tells_when_the_last_two_high_came():
+    """The limiter tells a lone HIGH from the first of a burst by when the last two were admitted."""
+    prioritizer = Prioritizer()
+    admit(prioritizer, receipt("HIGH", at=1.0), receipt("LOW", at=2.0), receipt("HIGH", at=4.0))
+    demand = prioritizer.demand()
+    assert (demand.high_before, demand.high_last) == (1.0, 4.0)
+
+
 def test_demand_tells_what_a_batch_would_carry():
     """The limiter's rules see the highest level, whether the payload is full, and since when MEDIUM and LOW wait."""
     prioritizer = Prioritizer()
-    assert prioritizer.demand() == Demand(None)
+    assert demand_of(prioritizer) == Demand(None)
     admit(prioritizer, receipt("LOW", at=1.0), receipt("LOW", at=2.0))
-    assert prioritizer.demand() == Demand(LOW, low_since=1.0)
+    assert demand_of(prioritizer) == Demand(LOW, low_since=1.0)
     admit(prioritizer, receipt("MEDIUM", at=3.0), *(receipt("LOW", at=4.0) for _ in range(16)))
-    assert prioritizer.demand() == Demand(MEDIUM, medium_since=3.0, low_since=1.0)
+    assert demand_of(prioritizer) == Demand(MEDIUM, medium_since=3.0, low_since=1.0)
     admit(prioritizer, receipt("HIGH", at=5.0))
-    assert prioritizer.demand() == Demand(HIGH, full=True, medium_since=3.0, low_since=1.0)
+    assert demand_of(prioritizer) == Demand(HIGH, full=True, medium_since=3.0, low_since=1.0)
     admit(prioritizer, *(receipt("HIGH", at=5.0) for _ in range(18)))
     assert not prioritizer.demand().full_of_high
     admit(prioritizer, receipt("HIGH", at=5.0))
@@ -423,7 +437,7 @@ def test_what_is_held_or_suspected_can_be_shed_too():
     settle(held)
     assert prioritizer.shed(HIGH) is medium
     prioritizer.release(60.0)
-    assert prioritizer.demand() == Demand(None)
+    assert demand_of(prioritizer) == Demand(None)
     assert is_empty(prioritizer)
 
 

@@ -176,7 +176,7 @@ def _add_emulate(parser: argparse.ArgumentParser) -> None:
         "riskbatch emulate --limit 15/60s --window sliding --latency 0.3 --fault 0.05",
     )
     add = parser.add_argument
-    add("--port", type=int, default=0, help="on 127.0.0.1; any free one if not given")
+    add("--port", type=_port, default=0, help="on 127.0.0.1; any free one if not given")
     add("--limit", metavar="30/60s", type=_rate, default=rb.RateLimit(), help="requests that the org takes per time")
     add("--window", choices=("fixed", "sliding"), default="fixed", help="how it counts them; fixed, as Okta does")
     add("--latency", metavar="SECONDS", type=_number(86400.0), default=0.1, help="until an answer; 0.1")
@@ -193,6 +193,12 @@ def _rate(text: str) -> rb.RateLimit:
         return rb.RateLimit(int(match[1]), float(match[2]))
     except rb.ConfigurationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if re.fullmatch(r"\d{1,5}", text) and int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
 
 
 def _number(most: float) -> Callable[[str], float]:
@@ -281,7 +287,7 @@ class _Screen:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self.tty = stream is not None and stream.isatty()
-        self._drawn = 0  # characters of the line in place
+        self._drawn = ""
 
     def width(self) -> int:
         """Return the columns that a line may have without wrapping: one less than the terminal's."""
@@ -297,16 +303,16 @@ class _Screen:
     def draw(self, line: str) -> None:
         """Put *line* in place of the one drawn before; nothing but carriage returns and spaces is needed for it."""
         line = line[: self.width()]
-        padding = " " * min(self._drawn - len(line), self.width() - len(line))
-        self._write(f"\r{line}{padding}\r{line}" if padding else f"\r{line}")
-        self._drawn = len(line)
+        if line != self._drawn:
+            self._write(f"{self._erased()}{line}")
+            self._drawn = line
 
     def clear(self) -> None:
         """Take the drawn line away."""
         self._write(self._erased())
 
     def _erased(self) -> str:
-        drawn, self._drawn = min(self._drawn, self.width()), 0
+        drawn, self._drawn = min(len(self._drawn), self.width()), ""
         return f"\r{' ' * drawn}\r" if drawn else ""
 
     def _write(self, text: str) -> None:
@@ -339,8 +345,14 @@ def _send(options: argparse.Namespace) -> int:
         rejected = None
         if options.rejected is not None:
             source.refuse_to_be(options.rejected)
-            rejected = stack.enter_context(open(options.rejected, "a", encoding="utf-8", buffering=1))
+            rejected = open(options.rejected, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by the stack
+            stack.callback(_close, rejected)
         return asyncio.run(_Sending(options, source, rejected).run())
+
+
+def _close(file: TextIO) -> None:
+    with suppress(OSError):  # each line was flushed; what could not be written was told then
+        file.close()
 
 
 class _Source:
@@ -355,7 +367,10 @@ class _Source:
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
         self._fd = 0 if name == "-" else os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        state = os.fstat(self._fd)
+        try:
+            state = os.fstat(self._fd)
+        except OSError as error:  # closed by `<&-`
+            raise OSError(error.errno, error.strerror, self.name) from None
         if stat.S_ISDIR(state.st_mode):
             raise IsADirectoryError(21, "Is a directory", self.name)
         self.size = state.st_size if stat.S_ISREG(state.st_mode) else None
@@ -437,6 +452,7 @@ class _Ledger:
         self.counts: Counter[str] = Counter()
         self._under_way: dict[int, _Item] = {}  # by the identity of the signal, in the order read
         self._first_refused: tuple[int, int] | None = None  # number and line
+        self._shown = 0
 
     def read(self, found: Record) -> list[rb.RiskSignal]:
         """Enter a record and return its signals; what is none is refused."""
@@ -508,9 +524,12 @@ class _Ledger:
             except OSError as error:
                 self._rejected = None
                 self._stop.ask(f"cannot write to --rejected: {_because(error)}", NOT_ACCEPTED)
-        if self.refused() <= SHOWN:
+        if outcome == "unsent":  # there may be thousands; the report says where to go on
+            return
+        self._shown += 1
+        if self._shown <= SHOWN:
             self._screen.say(_printable(f"line {record.line}: {reason}"))
-        elif self.refused() == SHOWN + 1:
+        elif self._shown == SHOWN + 1:
             self._screen.say("... and more; --rejected FILE would keep them all")
 
 
@@ -528,6 +547,7 @@ class _Sending:
         self._ledger = _Ledger(self._screen, rejected, self._stop)
         self._is_read = False
         self._rates: deque[tuple[float, int]] = deque()  # instants and what was accepted until then, of a minute
+        self._end: tuple[int, float] | None = None  # requests so far, and the end that was foreseen then
         self._client = self._open(options)
 
     def _open(self, options: argparse.Namespace) -> rb.Client:
@@ -579,6 +599,8 @@ class _Sending:
 
     async def _drain(self, client: rb.Client) -> None:
         """Send what waits. A stop must not cancel this: what is on its way would be cut off."""
+        if not await self._stop.unless(self._taken(client)):
+            return
         draining = asyncio.create_task(client.aclose(FOREVER))
         stopping = asyncio.create_task(self._stop.asked.wait())
         await asyncio.wait({draining, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -586,6 +608,15 @@ class _Sending:
         if self._stop.asked.is_set():
             await self._land(client)
         await draining
+
+    async def _taken(self, client: rb.Client) -> None:
+        """Wait until Okta has taken something: the burst of a drain is not for credentials that nobody has tried."""
+        flushing = asyncio.create_task(client.flush())
+        try:
+            while not (flushing.done() or client.statistics().accepted):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.01)
+        finally:
+            flushing.cancel()
 
     async def _land(self, client: rb.Client) -> None:
         """Let the requests on their way be answered, for a moment, and end."""
@@ -631,7 +662,7 @@ class _Sending:
         if books.trouble is not None:
             parts.append(_printable(f"{'paused' if books.paused else 'slowed down'}: {books.trouble}", 200))
         if (refused := self._ledger.refused()) > 0:
-            parts.append(f"{refused} not")
+            parts.append(f"{refused} refused")
         if (left := self._seconds_left(books)) is not None:
             parts.append(f"{_duration(left)} left")
         return [*parts, f"{books.permits}/{books.limit} permits", f"{self._rate():.0f}/min"]
@@ -642,17 +673,24 @@ class _Sending:
         return 60 * (accepted - before) / (now - since) if now > since else 0.0
 
     def _seconds_left(self, books: rb.Statistics) -> float | None:
-        """Return how long the rest takes at the budget's pace; `None` if nobody knows."""
-        unread = 0.0
-        if not self._is_read:
-            if self._source.size is None or not self._source.taken:
-                return None
-            unread = max(0, self._source.size - self._source.taken) * self._ledger.signals / self._source.taken
-        if books.paused:
+        """Return how long the rest should take; `None` if nobody knows. It is foreseen anew with each request."""
+        is_known = self._is_read or (self._source.size is not None and self._source.taken > 0)
+        if books.paused or not is_known:
             return None
+        now = self._rates[-1][0]
+        if self._end is None or self._end[0] != books.requests:
+            self._end = books.requests, now + self._foreseen(books)
+        return max(0.0, self._end[1] - now, books.resumes_after)
+
+    def _foreseen(self, books: rb.Statistics) -> float:
+        unread = 0.0
+        if not self._is_read and self._source.size is not None:
+            a_byte = self._ledger.signals / self._source.taken
+            unread = max(0, self._source.size - self._source.taken) * a_byte
         a_request = max(20.0, books.accepted / max(1, books.requests))  # more if signals share events
-        requests = math.ceil((books.waiting + unread) / a_request) - books.permits
-        return max(0.0, requests * self._limit.period / books.limit, books.resumes_after)
+        windows = max(0.0, math.ceil((books.waiting + unread) / a_request) - books.permits) / books.limit
+        # The end of a feed is sent without spacing, so that its requests come in one burst a window.
+        return self._limit.period * (math.ceil(windows) if self._is_read else windows)
 
     def _report(self, books: rb.Statistics, seconds: float) -> None:
         ledger = self._ledger
@@ -660,7 +698,10 @@ class _Sending:
             return
         say = self._screen.say
         if self._stop.asked.is_set():
-            say(f"riskbatch: {_printable(self._stop.why)}; not everything was sent.")
+            what = "not everything" if ledger.records else "nothing"
+            say(f"riskbatch: {_printable(self._stop.why, 500)}; {what} was sent.")
+            if not ledger.records:
+                return
         say(
             f"{_counted(ledger.records, 'record')} read, {_counted(ledger.signals, 'signal')} in them; "
             f"{_counted(books.requests, 'request')} in {_duration(seconds)}."
@@ -670,19 +711,24 @@ class _Sending:
                 say(f"  {ledger.counts[outcome]:>9} {outcome:<11}{meaning}".rstrip())
         if ledger.refused() and self._rejected_name:
             say(f"What was read and not accepted is in {self._rejected_name}; mend it and send it again.")
-        if not self._is_read and ledger.last is not None:
+        if self._stop.asked.is_set() and ledger.last is not None:
             self._report_place(ledger.last)
 
     def _report_place(self, last: Record) -> None:
         """Say where to go on."""
-        first = self._ledger.first_open()
-        number, line = first if first is not None else (self._ledger.records + 1, None)
-        where = f" (line {line})" if line is not None else ""
-        self._screen.say(f"All before record {number}{where} was accepted.")
-        self._screen.say(
-            f"Reading stopped after record {self._ledger.records}, which begins on line {last.line} "
-            f"of {_printable(self._source.name)}; nothing behind it was sent."
-        )
+        number, line = self._ledger.first_open() or (0, 0)
+        if number == 1:
+            self._screen.say(f"Line {line} (record 1) is not accepted, so there is no line up to which all is.")
+        else:
+            self._screen.say(f"All {f'before line {line} (record {number})' if number else 'of it'} is accepted.")
+        if number and not self._rejected_name:
+            self._screen.say("With --rejected FILE, what was read and not accepted would be in FILE.")
+        name = _printable(self._source.name)
+        if self._is_read:
+            self._screen.say(f"All of {name} was read.")
+        else:
+            where = f"line {last.line} (record {self._ledger.records})"
+            self._screen.say(f"Reading of {name} stopped with the record on {where}; what follows was not sent.")
 
 
 _MEANINGS = {
@@ -864,8 +910,8 @@ class _Demo:
         say("A local Okta org takes 30 requests a minute, with at most 20 signals each.")
         say("The real client sends it a feed in real time; + marks what the feed does.")
         say()
-        say("  time  request  carries                  oldest HIGH  permits  Okta's answer")
-        say("                                           has waited     left")
+        say("  time   no.  the request carries      oldest HIGH  permits  Okta answers")
+        say("                                        has waited     left")
         self._started = time.monotonic()
 
     async def _tell(self) -> None:
@@ -916,8 +962,8 @@ class _Demo:
         mix = self._out.mix(Counter(level for _, level in subjects), 23)
         permits = self._client.statistics().permits
         self._out.say(
-            f"{self._now():5.1f}s  {exchange.number:7}  {mix}  {oldest}  {permits:7}  "
-            f"{exchange.status} {self._meaning(exchange, len(subjects))}".rstrip()
+            f"{self._now():5.1f}s  {exchange.number:4}  {mix}  {oldest}  {permits:7}  "
+            f"{exchange.status}{self._meaning(exchange, len(subjects))}"
         )
 
     @staticmethod
@@ -925,8 +971,8 @@ class _Demo:
         if exchange.status == 202:
             return ""
         if exchange.status != 400:
-            return "it fails: all go back"
-        return "one is bad: which?" if signals_ > 1 else "it was this one"
+            return ": all go back"
+        return ": one is bad" if signals_ > 1 else ": this one"
 
     def _summary(self, okta: "OktaEmulator") -> None:
         say, books = self._out.say, self._client.statistics()

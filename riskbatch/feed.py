@@ -333,17 +333,16 @@ class CsvRows:
         except _Unfinished:
             return
         except (csv.Error, ValueError) as error:
-            self._take()
-            yield self._refused(_unread(number, data, f"not CSV: {error}"))
+            yield from self._reopen(f"not CSV: {error}")
             return
         self._take()
         if any(cell.strip() for cell in cells):
             yield from self._cells(number, data, cells)
 
-    def _reopen(self) -> Iterator[Record]:
-        """Refuse the line that opened the quote, and read those behind it anew."""
+    def _reopen(self, why: str = "not CSV: a quoted field is not closed") -> Iterator[Record]:
+        """Refuse the first of the open lines, and read those behind it anew."""
         (number, line), *others = self._take()
-        yield self._refused(_unread(number, line, "not CSV: a quoted field is not closed"))
+        yield self._refused(_unread(number, line, why))
         for other in others:
             yield from self._line(*other)
 

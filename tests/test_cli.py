@@ -149,8 +149,10 @@ def test_a_bad_row_does_not_stop_the_rest():
 
 
 def test_a_quote_that_is_never_closed_swallows_no_more_than_a_bounded_row():
+    """After some kilobytes the line with the quote is given up, and those behind it are read."""
     rows = [f"10.0.{i // 256}.{i % 256},LOW" for i in range(5000)]
-    found = read("\n".join(["ip,riskLevel", 'x,"HIGH', *rows]).encode())
+    feed = Feed("csv")
+    found = list(feed.push("\n".join(["ip,riskLevel", 'x,"HIGH', *rows, ""]).encode()))
 
     assert [record.line for record in found if record.error] == [2]
     assert len(found) == 5001
@@ -311,6 +313,23 @@ def test_a_refused_record_is_always_json(value):
 
     assert re.search("NaN|Infinity", line) is None
     json.loads(line)
+
+
+def test_what_was_read_and_never_admitted_is_unsent():
+    """The record that waits for room when the end comes is not forgotten."""
+    file = io.StringIO()
+    ledger = cli._Ledger(cli._Screen(None), file, cli._Stop())
+    ledger.read(Record(3, {"ip": "1.1.1.1", "riskLevel": "LOW"}))
+    ledger.close("interrupted")
+
+    assert ledger.first_open() == (1, 3)
+    assert json.loads(file.getvalue()) == {
+        "line": 3,
+        "record": 1,
+        "outcome": "unsent",
+        "reason": "interrupted",
+        "original": {"ip": "1.1.1.1", "riskLevel": "LOW"},
+    }
 
 
 # ------------------------------------------------------------------------------------------------ options and lines

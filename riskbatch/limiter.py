@@ -21,7 +21,7 @@ The decisions are pure; only `has_room` and `depart` touch the bucket, which rea
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from aiolimiter import AsyncLimiter
 from attrs import frozen
@@ -55,7 +55,7 @@ class RateLimit:
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.requests, int) or isinstance(self.requests, bool) or self.requests < 1:
             raise ConfigurationError(f"requests is {self.requests!r}; it must be a whole number of at least 1")
-        if not isinstance(self.period, int | float) or not 0 < self.period < math.inf:
+        if isinstance(self.period, bool) or not isinstance(self.period, int | float) or not 0 < self.period < math.inf:
             raise ConfigurationError(f"period is {self.period!r}; it must be a positive number of seconds")
 
 
@@ -106,14 +106,17 @@ class Window:
         """Return the instants at which answered permits come back, ascending."""
         return list(self._returns)
 
-    def learn(self, budget: Budget, now: float) -> None:
-        """
-        Adopt what an answer's headers say, where it is less than our own count.
+    def learn_limit(self, limits: Sequence[int]) -> None:
+        """Adopt the lowest of an answer's *limits* where it is lower than ours, until a later answer raises it."""
+        self.limit = min(self.rate.requests, max(1, min(limits)))
 
-        A lower limit lowers ours, until a later answer raises it again. A lower remainder means that others share
-        the budget, or that this process has just restarted: the difference is gone until the server's window resets.
+    def learn_remainder(self, budget: Budget, now: float) -> None:
         """
-        self.limit = min(self.rate.requests, max(1, budget.limit))
+        Adopt what an answer says is left, where it is less than our own count.
+
+        It means that others share the budget, or that this process has just restarted: the difference is gone until
+        the server's window resets.
+        """
         resets_after = self.rate.period if budget.resets_after is None else min(budget.resets_after, self.rate.period)
         if now >= self._others_until:
             self._used_by_others = 0
@@ -250,11 +253,12 @@ class Limiter:
         """
         period = self.window.rate.period
         waits = []
-        for budget in budgets:
-            if budget.is_concurrency():
-                continue
+        sets = [budget for budget in budgets if not budget.is_concurrency()]
+        if sets:
+            self.window.learn_limit([budget.limit for budget in sets])
+        for budget in sets:
             is_news = budget.remaining == 0 and self.window.free(now) > 0
-            self.window.learn(budget, now)
+            self.window.learn_remainder(budget, now)
             if refused or is_news:
                 waits.append(period if budget.resets_after is None else min(budget.resets_after, period))
         if refused and not waits:

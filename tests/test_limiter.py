@@ -139,6 +139,14 @@ async def test_a_lone_high_does_not_wait_while_half_of_the_window_is_free():
     assert rules.next_at(now, lone) >= now + gap
 
 
+async def test_of_two_sets_of_headers_the_lower_limit_counts():
+    """Okta has been seen to send two sets; whichever comes last, the narrower bucket is the one that refuses."""
+    rules = limiter()
+    for sets in ([Budget(15, 15, 60.0), Budget(30, 30, 60.0)], [Budget(30, 30, 60.0), Budget(15, 15, 60.0)]):
+        rules.learn(sets, clock(), refused=False)
+        assert rules.window.limit == 15
+
+
 async def test_a_remainder_of_0_that_agrees_with_our_count_holds_nothing():
     """The org's "0 left" after our own last permit is no news; the window already waits for it."""
     rules = limiter()

@@ -313,7 +313,7 @@ async def test_a_child_that_runs_the_inherited_loop_on_sends_nothing():
         c._sender._process = -1
         c.enqueue_nowait(signals(1)[0])
         with pytest.warns(ResourceWarning, match="without aclose"):
-            await asyncio.wait({c._life})
+            await asyncio.wait({c._life}, timeout=5)
         assert len(okta.requests) == 1
     asyncio.get_running_loop()._default_executor.shutdown(wait=True)
 

@@ -243,7 +243,8 @@ class Queue:
     def expire(self, now: float) -> bool:
         """Settle what has expired, a slice at the most, and tell whether there may be more."""
         overdue = self._prioritizer.overdue(now, SLICE)
-        self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
+        if overdue:
+            self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
         return len(overdue) == SLICE
 
     def take(self, now: float) -> Batch:

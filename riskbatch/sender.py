@@ -14,7 +14,6 @@ import random
 import traceback
 
 from attrs import define, evolve, frozen
-from multidict import CIMultiDict
 
 from .auth import ApiToken
 from .batcher import Batch, split
@@ -29,7 +28,6 @@ from .wire import (
     RateLimited,
     Refused,
     Request,
-    Response,
     Taken,
     TooConcurrent,
     Unavailable,
@@ -202,7 +200,7 @@ class Sender:
     async def _ask(self, batch: Batch) -> Verdict:
         try:
             request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
-            response = self._scrub(await self._transport(request))
+            response = await self._transport(request)
             verdict = classify(response)
             refused = isinstance(verdict, RateLimited)
             self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
@@ -216,11 +214,13 @@ class Sender:
             return Unavailable(reason, may_have_arrived=True)
         return verdict
 
-    def _scrub(self, response: Response) -> Response:
-        """Take credentials that a server echoes out of its answer, before anything of it is cut short or kept."""
-        headers = CIMultiDict((name, self._auth.redact(value)) for name, value in response.headers.items())
-        body = self._auth.redact(response.body.decode("latin-1")).encode("latin-1")
-        return Response(response.status, headers, body)
+    def _clean(self, said: str | None) -> str | None:
+        """Return a server's words as one bounded line, without credentials that it echoes."""
+        if said is None:
+            return None
+        if said.endswith("…"):  # cut short: the last word may be half of a token, which nobody would recognize
+            said = f"{said.rpartition(' ')[0]} …"
+        return plain(self._auth.redact(said))
 
     # -- what an answer means for its signals
 
@@ -228,7 +228,7 @@ class Sender:
         match verdict:
             case Taken(request_id):
                 self._recovered()
-                accepted = Accepted(request_id)
+                accepted = Accepted(self._clean(request_id))
                 self._queue.land(batch.receipts, lambda _: accepted)
             case Refused():
                 self._recovered()
@@ -264,11 +264,11 @@ class Sender:
     def _isolate(self, batch: Batch, refused: Refused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
         receipts = batch.receipts
-        reason = self._auth.redact(refused.reason)
         if len(receipts) == 1:
-            rejected = Rejected(reason, refused.code, refused.status, refused.request_id)
+            reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
+            rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.land(receipts, lambda _: rejected)
-            logger.info("Okta refused a signal: %s %s", refused.code, reason)
+            logger.info("Okta refused a signal: %s %s", code, reason)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
         believed = max(receipt.attempts for receipt in receipts) <= _BELIEVED
@@ -285,7 +285,7 @@ class Sender:
         self, reason: str, departed_at: float, now: float, *, denied: bool = False, most: float | None = None
     ) -> float:
         """Note a failure and return when to try again; failures of requests that left together count as one."""
-        reason = plain(self._auth.redact(reason))
+        reason = self._clean(reason) or ""
         old = self.trouble
         if old is not None and departed_at < old.known_at and denied == old.denied:
             return max(old.until, now)

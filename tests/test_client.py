@@ -14,6 +14,7 @@ import riskbatch as rb
 from riskbatch.client import check_org_url
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
 from riskbatch.sender import Sender
+from riskbatch.transport import Unanswered
 
 URL = "https://acme.okta.com"
 AUTH = rb.ApiToken(DEFAULT_TOKEN)
@@ -94,6 +95,18 @@ async def test_a_close_tells_who_may_have_arrived():
         await c.aclose(0)
     assert [receipt.outcome.may_have_arrived for receipt in receipts] == [True] * 20 + [False] * 10
     assert all(receipt.outcome.may_have_arrived == (receipt.signal.ip in org.ips) for receipt in receipts)
+
+
+async def test_what_may_have_arrived_once_is_not_forgotten():
+    """A lost answer counts, though the tries after it never got out."""
+    never = Unanswered("ClientConnectorError: Cannot connect", may_have_arrived=False)
+    org = FakeOrg()
+    org.faults = [Fault.lost_answer(), *[never] * 500]
+    async with client(org, close_timeout=0) as c:
+        receipt = await c.enqueue(signal())
+        await asyncio.sleep(300)
+        assert receipt.attempts > 2
+    assert receipt.outcome.may_have_arrived
 
 
 async def test_a_close_tries_once_more_what_is_held_back():

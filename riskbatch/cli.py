@@ -110,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_send(commands.add_parser("send", help="send a file or a stream of signals"))
     _add_demo(commands.add_parser("demo", help="watch the real client at the real pace, against a local Okta"))
     _add_emulate(commands.add_parser("emulate", help="run a strict local Okta to send to"))
+    _add_simulate(commands.add_parser("simulate", help="is the budget enough for my traffic? an hour in seconds"))
     return parser
 
 
@@ -183,6 +184,76 @@ def _add_emulate(parser: argparse.ArgumentParser) -> None:
     add("--token", help="the API token that it takes")
     add("--fault", metavar="SHARE", type=_number(1.0), default=0.0, help="of the requests that get a 503, such as 0.05")
     parser.set_defaults(command=_emulate)
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    _explain(
+        parser,
+        """\
+Run the real client on a virtual clock against a local org without sockets, and
+tell how long signals of each level would wait, what is left over, and what the
+org would see. Traffic is given by rate, by bursts, or as a recorded feed whose
+timestamps say when each signal came.""",
+        "riskbatch simulate --high 1/s --low 40/s --compare",
+        "riskbatch simulate --low 5/s --burst 300xHIGH/300s --plot waits.png",
+        "riskbatch simulate --replay yesterday.jsonl --limit 15/60s",
+    )
+    add = parser.add_argument
+    for level in rb.RiskLevel:
+        name = level.value.lower()
+        add(
+            f"--{name}",
+            metavar="RATE",
+            type=_per_second,
+            default=0.0,
+            help=f"{level.value} signals, such as 5/s or 90/m",
+        )
+    burst = "so many signals within a second, every so many seconds, give or take a fifth; may be given again"
+    add("--burst", metavar="300xHIGH/300s", type=_burst, action="append", default=[], help=burst)
+    add("--replay", metavar="FILE", help="a recorded feed instead, in any form that `send` reads")
+    add("--for", metavar="TIME", dest="seconds", type=_time, help="such as 90m or 1h; 1h, or as long as the feed")
+    add("--limit", metavar="30/60s", type=_rate, default=rb.RateLimit(), help="requests that the org takes per time")
+    add("--window", choices=("fixed", "sliding"), default="fixed", help="how it counts them; fixed, as Okta does")
+    add("--latency", metavar="SECONDS", type=_number(60.0), default=0.25, help="from a request to its answer; 0.25")
+    add("--reserve", metavar="N", type=int, default=3, help="requests that only a payload with a HIGH may use; 3")
+    add("--subjects-per-event", metavar="N", type=int, default=1, help="signals with equal times share an event")
+    add("--coalesce", action="store_true", help="a newer signal for an address replaces the one that waits")
+    add("--addresses", metavar="N", type=int, help="how many addresses report; each signal has its own if not given")
+    add(
+        "--expires-after", metavar="TIME", type=_time, help="how long a signal is worth anything; for ever if not given"
+    )
+    add(
+        "--capacity",
+        metavar="N",
+        type=int,
+        default=1_000_000,
+        help="signals that may wait; then the oldest of the lowest go",
+    )
+    add("--seed", type=int, default=0, help="another number makes other traffic of the same kind")
+    add("--compare", action="store_true", help="beside it, the two clients that people make by hand")
+    add("--plot", metavar="FILE.png", help="draw the queue and the waits over time (needs riskbatch[plot])")
+    parser.set_defaults(command=_simulate)
+
+
+def _per_second(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/(s|m|min|h)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate such as 5/s, 90/m or 100/h")
+    return float(match[1]) / {"s": 1, "m": 60, "min": 60, "h": 3600}[match[2]]
+
+
+def _burst(text: str) -> tuple[int, rb.RiskLevel, float]:
+    match = re.fullmatch(r"(\d{1,6})x(HIGH|MEDIUM|LOW)/(\w+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not COUNTxLEVEL/TIME, such as 300xHIGH/300s")
+    return int(match[1]), rb.RiskLevel[match[2]], _time(match[3])
+
+
+def _time(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|min|h|d|)", text)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 90m or 1h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def _rate(text: str) -> rb.RateLimit:
@@ -1079,3 +1150,62 @@ class _Emulation:
         while self._arrivals[0] <= arrived_at - self._options.limit.period:
             self._arrivals.popleft()
         self._most = max(self._most, len(self._arrivals))
+
+
+# -- simulate
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from . import simulate  # noqa: PLC0415 - as the emulator, it is loaded only where it is used
+
+    if options.replay is None and not (options.high or options.medium or options.low or options.burst):
+        raise rb.ConfigurationError("there is no traffic: give a rate such as --high 1/s, a --burst, or --replay FILE")
+    recorded = None if options.replay is None else list(simulate.replay(_recorded(options.replay)))
+    traffic = simulate.Traffic(
+        {rb.RiskLevel[name]: getattr(options, name.lower()) for name in ("HIGH", "MEDIUM", "LOW")},
+        tuple(options.burst),
+        options.addresses,
+        options.expires_after,
+    )
+    seconds = options.seconds or (max(60.0, recorded[-1].at + 60.0) if recorded else 3600.0)
+    simulation = simulate.Simulation(
+        (lambda: traffic.arrivals(seconds, options.seed)) if recorded is None else (lambda: recorded),
+        seconds,
+        options.limit,
+        options.latency,
+        options.window,
+        {
+            "reserve": options.reserve,
+            "subjects_per_event": options.subjects_per_event,
+            "coalesce": options.coalesce,
+            "capacity": options.capacity,
+            "when_full": "shed",
+        },
+    )
+    subjects = [simulate.riskbatch]
+    if options.compare:
+        subjects += [simulate.fifo_by_hand, simulate.priority_by_hand]
+    outcomes = [simulation.run(subject) for subject in subjects]
+    print(simulate.report(outcomes))
+    if options.plot:
+        try:
+            simulate.plot(outcomes, options.plot)
+        except ModuleNotFoundError:
+            raise rb.ConfigurationError("--plot needs matplotlib: pip install 'riskbatch[plot]'") from None
+    return 0
+
+
+def _recorded(name: str) -> Iterator[rb.RiskSignal]:
+    """Yield the valid signals of the feed *name*; how many are not is told on stderr."""
+    feed, refused = Feed(None, name), 0
+    with open(name, "rb") as file:
+        chunks = iter(lambda: file.read(CHUNK), b"")
+        for records in (*(feed.push(chunk) for chunk in chunks), feed.end()):
+            for record in records:
+                for found, _ in signals(record.value):
+                    if isinstance(found, rb.RiskSignal):
+                        yield found
+                    else:
+                        refused += 1
+    if refused:
+        print(f"{_counted(refused, 'record')} of {name} left out, being no signal", file=sys.stderr)

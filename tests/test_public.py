@@ -16,10 +16,10 @@ HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. The emulator stands apart.
 ORDER = """
 errors signals receipts wire batcher prioritizer queue limiter auth transport stores sender client __init__
-simulate cli __main__
+feed simulate cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
-PURE = ["errors", "signals", "prioritizer", "batcher", "wire", "auth"]
+PURE = ["errors", "signals", "feed", "prioritizer", "batcher", "wire", "auth"]
 CORE = {"aiohttp", "attrs", "cattrs", "aiolimiter", "multidict", "yarl"}  # aiohttp brings the last two
 
 

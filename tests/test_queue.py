@@ -177,28 +177,6 @@ async def test_shed_takes_the_oldest_of_the_lowest_level():
         assert balanced(c)
 
 
-async def test_a_suspect_that_is_shed_while_its_probe_is_paced_is_not_sent():
-    """Whoever is shed between the plan and the departure is neither sent nor settled twice."""
-    org = FakeOrg(poison=lambda s: s.ip == ip(3), name_causes=False)
-    async with client(org, capacity=20, when_full="shed") as c:
-        receipts = await c.enqueue_many(signals(20))
-        await asyncio.sleep(0.5)
-        pace = c._limiter.pace
-
-        async def slow_pace():
-            await pace()
-            if c.statistics().shed == 0:
-                await asyncio.sleep(0.1)
-                receipts.append(c.enqueue_nowait(signal(100)))
-
-        c._limiter.pace = slow_pace
-        await c.flush()
-        assert balanced(c)
-    assert receipts[0].outcome == rb.Shed()
-    assert receipts[0].attempts == 1
-    assert (c.statistics().accepted, c.statistics().rejected, c.statistics().shed) == (19, 1, 1)
-
-
 async def test_a_newcomer_that_has_expired_sheds_nobody():
     """A signal that is worthless on arrival takes nobody's place."""
     async with client(Gate(), capacity=1, when_full="shed", close_timeout=0) as c:

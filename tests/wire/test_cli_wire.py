@@ -474,7 +474,7 @@ async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
         okta.faults += [Fault.unavailable()] * 4
         assert await run("send", tmp_path / "feed", *LIMIT) == 0
 
-    assert "slowed down: Service temporarily unavailable." in capsys.readouterr().err
+    assert "slowed down: HTTP 503 E0000181: Service temporarily unavailable." in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ demo

@@ -1,6 +1,6 @@
 """Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
 
-from .auth import ApiToken
+from .auth import ApiToken, ServiceApp
 from .client import Client, Statistics
 from .errors import (
     AuthError,
@@ -33,6 +33,7 @@ __all__ = [
     "RiskLevel",
     "RiskSignal",
     "RiskbatchError",
+    "ServiceApp",
     "Shed",
     "Statistics",
     "Superseded",

@@ -14,12 +14,13 @@ import random
 
 from attrs import define, evolve, frozen
 
-from .auth import ApiToken
+from .auth import Credentials
 from .batcher import Batch, split
 from .limiter import Limiter
 from .prioritizer import Demand
 from .queue import Queue
 from .receipts import Abandoned, Accepted, Rejected
+from .renewal import Renewal, now_on
 from .signals import RiskLevel
 from .transport import HEADERS, Transport, Unanswered
 from .wire import (
@@ -77,6 +78,11 @@ class Trouble:
     known_at: float
 
 
+@frozen
+class Challenged:
+    """The server wants newer credentials than the request had: a token, a nonce. The next permit carries them."""
+
+
 @define
 class Counts:
     """What the sender has done, for `Statistics`."""
@@ -95,15 +101,18 @@ class Sender:
         queue: Where the signals wait.
         limiter: When a request may leave.
         transport: One request out, one answer in.
-        auth: Signs requests.
+        credentials: Sign requests; they are renewed here, in the background.
         url: Where risk events go.
     """
 
-    def __init__(self, queue: Queue, limiter: Limiter, transport: Transport, auth: ApiToken, url: str) -> None:
+    def __init__(
+        self, queue: Queue, limiter: Limiter, transport: Transport, credentials: Credentials, url: str
+    ) -> None:
         self._queue = queue
         self._limiter = limiter
         self._transport = transport
-        self._auth = auth
+        self._credentials = credentials
+        self._renewal = Renewal(credentials, transport, queue.wake)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -125,6 +134,7 @@ class Sender:
                 if self._queue.expire(now):
                     await asyncio.sleep(0)
                     continue
+                self._renewal.tend(submissions, now)
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
@@ -132,22 +142,34 @@ class Sender:
                         await self._limiter.pace()
                     await self._depart(submissions)
                 elif self._is_drained(min(at, self._queue.ready_at())):
+                    self._renewal.cancel()
                     return
                 else:
-                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now)))
+                    renew_at = math.inf if self._renewal.under_way else self._renewal.next_at()
+                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now), renew_at))
 
     def drain(self, until: float) -> None:
         """Send what is left, the most important first, as long as it can be sent before *until* on the loop clock."""
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
+        self._renewal.hurry()
         self._queue.hurry()
 
     @property
     def _draining(self) -> bool:
         return self._drain_by is not None
 
+    def current_trouble(self) -> Trouble | None:
+        """Return what keeps signals from going now, or soon will: no new credentials, or a server that fails."""
+        failure, usable = self._renewal.failure, self._credentials.usable(self._loop.time())
+        if failure is None or (self.trouble is not None and usable):
+            return self.trouble
+        return Trouble(failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until)
+
     def _next_at(self, now: float, demand: Demand) -> float:
+        if not self._credentials.usable(now):
+            return math.inf if self._renewal.under_way else self._renewal.next_at()
         at = self._limiter.next_at(now, demand, flushing=self._queue.flushing, draining=self._draining)
         if self.trouble is None or demand.level is None:
             return at
@@ -160,10 +182,14 @@ class Sender:
     def _is_drained(self, next_at: float) -> bool:
         if self._drain_by is None or self.counts.requests_in_flight:
             return False
+        if self._renewal.under_way and self._queue.waiting:
+            return self._loop.time() >= self._drain_by
         return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
 
     async def _depart(self, submissions: asyncio.TaskGroup) -> None:
         now = self._loop.time()
+        if not self._credentials.usable(now):  # the token was refused while we waited for the pace
+            return
         batch = self._queue.take(now)
         if batch.receipts:
             await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
@@ -172,7 +198,7 @@ class Sender:
             submissions.create_task(self._submit(batch, now))
 
     async def _submit(self, batch: Batch, departed_at: float) -> None:
-        verdict: Verdict | None = None
+        verdict: Verdict | Challenged | None = None
         try:
             verdict = await self._ask(batch)
         except Exception:  # a defect of ours or of a custom transport must not take the other requests down
@@ -188,8 +214,11 @@ class Sender:
         self._act(batch, verdict, departed_at, now)
         self._queue.wake()
 
-    async def _ask(self, batch: Batch) -> Verdict:
-        request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
+    async def _ask(self, batch: Batch) -> Verdict | Challenged:
+        if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
+            return Challenged()
+        request = Request("POST", self._url, HEADERS, encode(batch.events))
+        request = self._credentials.sign(request, now_on(self._loop))
         try:
             response = await self._transport(request)
         except Unanswered as lost:
@@ -197,11 +226,11 @@ class Sender:
         verdict = classify(response)
         refused = isinstance(verdict, RateLimited)
         self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
-        return verdict
+        return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
 
     # -- what an answer means for its signals
 
-    def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
+    def _act(self, batch: Batch, verdict: Verdict | Challenged, departed_at: float, now: float) -> None:
         match verdict:
             case Taken(request_id):
                 self._recovered()
@@ -215,6 +244,8 @@ class Sender:
                     logger.warning("%s is used up; nothing is sent until its window resets", self._url)
                 self.counts.rate_limited += 1
                 self._put_back(batch)  # the limiter holds everything until then
+            case Challenged():
+                self._put_back(batch)
             case TooConcurrent():
                 # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
                 reason = "too many of the org's requests are in flight"
@@ -237,7 +268,7 @@ class Sender:
     def _isolate(self, batch: Batch, refused: Refused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
         receipts = batch.receipts
-        reason = self._auth.redact(refused.reason)
+        reason = self._credentials.redact(refused.reason)
         if len(receipts) == 1:
             rejected = Rejected(reason, refused.code, refused.status, refused.request_id)
             self._queue.land(receipts, lambda _: rejected)
@@ -257,7 +288,7 @@ class Sender:
         self, reason: str, departed_at: float, now: float, *, denied: bool = False, most: float | None = None
     ) -> float:
         """Note a failure and return when to try again; failures of requests that left together count as one."""
-        reason = plain(self._auth.redact(reason))
+        reason = plain(self._credentials.redact(reason))
         old = self.trouble
         if old is not None and departed_at < old.known_at and denied == old.denied:
             return max(old.until, now)

@@ -8,6 +8,7 @@ from .errors import (
     ConfigurationError,
     InvalidSignal,
     QueueFull,
+    RequestFailed,
     RiskbatchError,
     WrongLoop,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "RateLimit",
     "Receipt",
     "Rejected",
+    "RequestFailed",
     "RiskLevel",
     "RiskSignal",
     "RiskbatchError",

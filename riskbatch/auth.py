@@ -236,13 +236,14 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
     Pieces, because what a server echoes may be cut short by it or by us, or be broken into lines.
     """
-    pieces: set[str] = set()
-    for secret in filter(None, secrets):
+    secrets = list(filter(None, secrets))
+    for secret in secrets:
         text = text.replace(secret, _REDACTED)
-        pieces.update(secret[i : i + _PIECE] for i in range(len(secret) - _PIECE + 1))
+    all_secrets = "\0".join(secrets)
     shown, hidden_to = [], 0
     for i, character in enumerate(text):
-        if text[i : i + _PIECE] in pieces:
+        piece = text[i : i + _PIECE]
+        if len(piece) == _PIECE and "\0" not in piece and piece in all_secrets:
             if i >= hidden_to:
                 shown.append(_REDACTED)
             hidden_to = i + _PIECE

@@ -170,7 +170,14 @@ def _import(kind: type[RSAKey] | type[ECKey], given: str | dict[str, str | list[
 
 
 def _default_algorithm(key: RSAKey | ECKey) -> str:
-    return "RS256" if isinstance(key, RSAKey) else _CURVES.get(key.curve_name, "")
+    return "RS256" if isinstance(key, RSAKey) else _CURVES.get(_curve(key), "")
+
+
+def _curve(key: ECKey) -> str:
+    try:
+        return key.curve_name
+    except KeyError:  # a curve that the library cannot name
+        return ""
 
 
 def _check(key: RSAKey | ECKey, algorithm: str) -> None:
@@ -179,8 +186,8 @@ def _check(key: RSAKey | ECKey, algorithm: str) -> None:
         bits = key.raw_value.key_size
         if bits < _RSA_BITS:
             raise AuthError(f"private_key has {bits} bits; an RSA key must have at least {_RSA_BITS}")
-    elif key.curve_name in _CURVES:
-        fitting = (_CURVES[key.curve_name],)
+    elif _curve(key) in _CURVES:
+        fitting = (_CURVES[_curve(key)],)
     else:
         raise AuthError(f"private_key is on a curve that Okta does not take; it must be one of {', '.join(_CURVES)}")
     if not key.is_private:

@@ -72,7 +72,7 @@ class AppCredentials:
         self._app = app
         self._url = f"{org}{TOKEN_PATH}"
         self._token: Token | None = None
-        self._issued: deque[str] = deque(maxlen=100)  # secrets that an answer still to come may echo
+        self._issued: deque[str] = deque(maxlen=24)  # secrets that an answer still to come may echo
         self._proof_key: SigningKey | None = SigningKey.generate() if app.dpop else None
         self._token_nonce: str | None = None
         self._nonce: str | None = None  # of the resource server
@@ -255,7 +255,8 @@ class AppCredentials:
         retry = response.status == 401
         if error == "invalid_dpop_proof":
             self._nonce = _nonce(response)
-            self._try_their_clock(response, now)
+            if not self._try_their_clock(response, now):
+                self._ahead = timedelta()  # if theirs was in use, then it was not the clock
             retry = True
         elif told is not None and _wants_proof(told) and token.scheme == "Bearer" and self._app.dpop is None:
             self._proof_key = SigningKey.generate()

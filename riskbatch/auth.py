@@ -186,6 +186,9 @@ class ServiceApp:
         if dpop not in (None, True, False):
             raise AuthError(f"dpop is {dpop!r}; it must be None, True or False")
         key = _load(private_key)
+        if isinstance(key, AuthError):
+            del private_key  # reports of crashes like to show the variables of every frame
+            raise key.with_traceback(None)
         self.__attrs_init__(client_id, key, key_id or key.key_id, _scopes(scopes), dpop)
 
     def for_org(self, org: str) -> Credentials:
@@ -195,12 +198,16 @@ class ServiceApp:
         return AppCredentials(self, org)
 
 
-def _load(private_key: object) -> "SigningKey":
+def _load(private_key: object) -> "SigningKey | AuthError":
+    """Return the key, or what to raise: outside of all handlers, so that nothing that saw the key hangs on it."""
     try:
         from . import keys  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError:
-        raise AuthError("a ServiceApp needs a crypto library: pip install 'riskbatch[oauth]'") from None
-    return keys.load(private_key)
+        return AuthError("a ServiceApp needs a crypto library: pip install 'riskbatch[oauth]'")
+    try:
+        return keys.load(private_key)
+    except AuthError as error:
+        return error
 
 
 def _check_text(name: str, value: object) -> None:

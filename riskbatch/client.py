@@ -53,7 +53,8 @@ class Statistics:
         rate_limited: Answers 429 for the rate.
         limit: Requests a window allows now: what was configured, or less if the server's headers say so.
         permits: Requests that could leave now as far as the window is concerned.
-        trouble: Why sending is slowed down or paused, in the server's words where it had any; `None` if it is not.
+        trouble: Why sending is slowed down or paused, or soon will be because the access token cannot be renewed, in
+            the server's words where it had any; `None` if it is not.
         paused: Whether nothing but single probes is sent until somebody mends the `trouble`.
         resumes_after: Seconds until the next try while there is trouble or the server said to wait; 0.0 otherwise.
         hook_errors: Times `on_settled` raised.

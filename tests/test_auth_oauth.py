@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha256
+from urllib.parse import parse_qsl
 
 import async_solipsism
 import pytest
@@ -30,7 +31,7 @@ from riskbatch.auth import Now, Unauthenticated
 from riskbatch.emulator import EmulatedRequest, Org
 from riskbatch.oauth import AppCredentials
 from riskbatch.transport import Unanswered
-from riskbatch.wire import Request, Response, classify, oauth_error
+from riskbatch.wire import Denied, Request, Response, classify, oauth_error
 
 ORG = "https://acme.okta.com"
 TOKEN_URL = f"{ORG}/oauth2/v1/token"
@@ -390,6 +391,10 @@ async def test_a_wrong_date_header_is_only_tried(wall):
     async with sending(acme) as client:
         receipt = await client.enqueue(signal())
         await asyncio.sleep(5)
+        assert len(acme.token_times()) >= 4
+        issued = [form_claims(request)["iat"] - START.timestamp() for _, is_token, request, _ in acme.sent if is_token]
+        assert all(-10 < at < 10 for at in issued[::2])  # ours first, in every conversation
+        assert all(at < -(10**8) for at in issued[1::2])
         acme.app.keys[:] = [ec_key().as_dict(private=False)]
         assert isinstance(await receipt, rb.Accepted)
 
@@ -474,6 +479,10 @@ async def test_a_challenge_is_understood_wherever_it_stands(status, place):
     assert len(acme.oauth.requests) == 3
 
 
+def form_claims(request: Request) -> dict:
+    return claims(dict(parse_qsl(request.body.decode()))["client_assertion"])
+
+
 def claims(jwt: str) -> dict:
     return json.loads(urlsafe_b64decode(jwt.split(".")[1] + "=="))
 
@@ -552,8 +561,12 @@ async def test_a_nonce_that_is_called_a_bad_proof_is_given_up():
         await (await client.enqueue(signal()))
         refuse.append(oauth_answer(400, "invalid_dpop_proof", "The nonce is not valid."))
         acme.oauth.revoke_tokens()
-        assert isinstance(await (await client.enqueue(signal(2))), rb.Accepted)
-        assert client.statistics().trouble is None
+        receipt = await client.enqueue(signal(2))
+        asked_at = asyncio.get_running_loop().time()
+        while not receipt.done():
+            await asyncio.sleep(0.05)
+            assert client.statistics().trouble is None
+        assert asyncio.get_running_loop().time() - asked_at < 5
 
 
 async def test_a_proof_is_minted_anew_after_a_429():
@@ -733,6 +746,18 @@ async def test_a_missing_role_or_provider_pauses_and_resumes(what):
     assert len(acme.oauth.requests) == 3
 
 
+async def test_a_feature_that_is_off_is_not_blamed_on_the_token():
+    """401 E0000015 pauses like any denial, and fetches no new token."""
+    acme = Acme(feature_enabled=False)
+    async with sending(acme) as client:
+        receipt = await client.enqueue(signal())
+        await asyncio.sleep(300)
+        assert client.statistics().paused
+        acme.org.feature_enabled = True
+        assert isinstance(await receipt, rb.Accepted)
+    assert len(acme.oauth.requests) == 3
+
+
 async def test_tokens_that_are_never_taken_are_trouble_with_growing_delay():
     """A server that refuses every token gets a few and then ever rarer ones, and nothing is lost."""
     acme = Acme()
@@ -777,6 +802,17 @@ async def test_a_bearer_token_is_refused_where_dpop_is_insisted_on():
 
 
 # ------------------------------------------------------------------------------------------------ the end
+
+
+async def test_signals_expire_while_there_is_no_token():
+    """Waiting for a token stops no other clock."""
+    acme = Acme()
+    acme.app.keys.clear()
+    async with sending(acme, close_timeout=0.0) as client:
+        soon = datetime.now(UTC) + timedelta(seconds=50)
+        receipt = await client.enqueue(signal(expires_at=soon))
+        await asyncio.sleep(51)
+        assert isinstance(receipt.outcome, rb.Expired)
 
 
 async def test_closing_waits_for_the_token_conversation():
@@ -834,6 +870,8 @@ async def test_closing_is_early_when_no_try_fits():
     async with sending(acme, close_timeout=20.0) as client:
         receipt = await client.enqueue(signal())
         await asyncio.sleep(1)
+        assert len(acme.token_times()) == 1
+    assert len(acme.token_times()) == 1
     assert asyncio.get_running_loop().time() < 2
     assert isinstance(receipt.outcome, rb.Abandoned)
 
@@ -918,6 +956,11 @@ def test_no_piece_of_a_secret_is_shown(before, after, start, size):
 def test_what_is_no_secret_is_left_alone(text):
     """Text without secrets and JWTs is returned as it is."""
     assert auth.redact(text.replace("eyJ", ""), ["a-secret-of-somebody"]) == text.replace("eyJ", "")
+
+
+def test_whatever_looks_like_a_jwt_is_masked():
+    """Also one that is not known to be a secret, and one that is cut short."""
+    assert auth.redact("see eyJhbGciOi.eyJzdWIi.c2ln-_x, (eyJhbGci)", []) == "see [redacted], ([redacted])"
 
 
 def test_reprs_and_errors_of_an_api_token_do_not_show_it():
@@ -1068,6 +1111,24 @@ def test_an_answer_without_a_usable_token_is_a_passing_failure(body):
     assert not credentials.usable(0.0)
 
 
+def test_a_429_of_the_token_endpoint_says_how_long_to_wait():
+    """Reset minus Date plus a second for their fractions; the concurrency limit's Reset means nothing."""
+    date = "Fri, 21 Aug 2026 12:00:00 GMT"
+
+    def wait(limit: str) -> float | None:
+        conversation = AppCredentials(service_app(), ORG).renew(Now(0.0, START))
+        next(conversation)
+        rate = {"X_Rate_Limit_Limit": limit, "X_Rate_Limit_Remaining": "0"}
+        rate["X_Rate_Limit_Reset"] = str(int(START.timestamp()) + 30)
+        with pytest.raises(Unauthenticated) as limited:
+            conversation.send((answer(429, {"errorCode": "E0000047"}, Date=date, **rate), Now(0.0, START)))
+        assert not limited.value.denied
+        return limited.value.retry_after
+
+    assert wait("5") == 31.0
+    assert wait("0") is None
+
+
 def test_a_proof_names_the_url_without_query_and_fragment():
     """htu has no query and no fragment; htm is the method; ath is the token's hash."""
     credentials = held(dpop=True)
@@ -1110,6 +1171,7 @@ def test_an_oauth_body_is_described_in_its_words():
     """What the server says in a JSON body is what a person reads."""
     verdict = classify(oauth_answer(403, "access_denied", "The client is elsewhere."))
     assert verdict.reason == "HTTP 403 access_denied The client is elsewhere."
+    assert isinstance(classify(oauth_answer(400, "invalid_request", "Something.")), Denied)
 
 
 # ------------------------------------------------------------------------------------------------ keys
@@ -1215,6 +1277,8 @@ def test_a_bad_key_is_refused_by_name_and_never_shown():
         assert str(error).startswith("private_key"), name
         assert error.__cause__ is None, name
         assert error.__context__ is None, name
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
+        assert not any("private_key" in frame.f_locals for frame in frames), name
         texts = [v for k, v in bad.items() if k in ("d", "k", "p", "q", "x")] if isinstance(bad, dict) else [bad]
         for text in texts:
             for line in str(text).split():

@@ -92,7 +92,7 @@ class Auth(Protocol):
         """Return new credentials for the org at this URL, which has no trailing slash."""
 
 
-@frozen
+@frozen(init=False)
 class ApiToken:
     """
     An Okta API token, sent as `Authorization: SSWS <token>`.
@@ -106,12 +106,12 @@ class ApiToken:
 
     _token: str = field(repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        token = self._token
-        if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise AuthError("the API token must be non-empty printable ASCII without spaces")
-        if "{" in token:
-            raise AuthError("the API token is still a placeholder in braces")
+    def __init__(self, token: str) -> None:
+        problem = _problem(token)
+        if problem is not None:
+            del token  # reports of crashes like to show the variables of every frame
+            raise AuthError(f"the API token {problem}")
+        self.__attrs_init__(token)
 
     def for_org(self, org: str) -> "ApiToken":
         """Return itself: the token is all there is, and it never changes."""
@@ -142,7 +142,7 @@ class ApiToken:
         return redact(text, [self._token])
 
 
-@frozen(eq=False, init=False)
+@frozen(eq=False, init=False, repr=False)
 class ServiceApp:
     """
     An OAuth 2.0 service app of the org: client credentials with a private key, with DPoP where the org wants it.
@@ -166,7 +166,7 @@ class ServiceApp:
     """
 
     client_id: str
-    private_key: "SigningKey" = field(repr=False)
+    private_key: "SigningKey"
     key_id: str | None = None
     scopes: tuple[str, ...] = (RISK_EVENTS_SCOPE,)
     dpop: bool | None = None
@@ -180,16 +180,22 @@ class ServiceApp:
         scopes: Iterable[str] = (RISK_EVENTS_SCOPE,),
         dpop: bool | None = None,
     ) -> None:
-        _check_text("client_id", client_id)
-        if key_id is not None:
-            _check_text("key_id", key_id)
+        key = _load(private_key)
+        del private_key  # reports of crashes like to show the variables of every frame
+        if isinstance(key, AuthError):
+            raise key.with_traceback(None)
+        for name, value in (("client_id", client_id), ("key_id", "-" if key_id is None else key_id)):
+            problem = _problem(value)
+            if problem is not None:
+                raise AuthError(f"{name} {problem}")
         if dpop not in (None, True, False):
             raise AuthError(f"dpop is {dpop!r}; it must be None, True or False")
-        key = _load(private_key)
-        if isinstance(key, AuthError):
-            del private_key  # reports of crashes like to show the variables of every frame
-            raise key.with_traceback(None)
         self.__attrs_init__(client_id, key, key_id or key.key_id, _scopes(scopes), dpop)
+
+    def __repr__(self) -> str:
+        # Also of one that is not finished, since reports of crashes show it.
+        shown = (f"{name}={getattr(self, name, None)!r}" for name in ("client_id", "key_id", "scopes", "dpop"))
+        return f"ServiceApp({', '.join(shown)})"
 
     def for_org(self, org: str) -> Credentials:
         """Return credentials for *org* that hold no token yet."""
@@ -210,11 +216,11 @@ def _load(private_key: object) -> "SigningKey | AuthError":
         return error
 
 
-def _check_text(name: str, value: object) -> None:
+def _problem(value: object) -> str | None:
+    """Return what is wrong with a text that is to be part of a header or a claim, without showing it."""
     if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
-        raise AuthError(f"{name} must be non-empty printable ASCII without spaces")
-    if "{" in value:
-        raise AuthError(f"{name} is still a placeholder in braces")
+        return "must be non-empty printable ASCII without spaces"
+    return "is still a placeholder in braces" if "{" in value else None
 
 
 def _scopes(given: Iterable[str]) -> tuple[str, ...]:

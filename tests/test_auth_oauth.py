@@ -970,11 +970,12 @@ def test_reprs_and_errors_of_an_api_token_do_not_show_it():
     assert signed.headers["Authorization"] == "SSWS 00-secret-token"
     assert "secret" not in repr(token) + repr(signed) + str(token)
     assert "secret" not in token.redact("bad token 00-secret-token!")
-    with pytest.raises(rb.AuthError) as error:
-        rb.ApiToken("00 secret token")
-    assert "secret" not in "".join(traceback.format_exception(error.value)).replace(__file__, "").replace(
-        'rb.ApiToken("00 secret token")', ""
-    )
+    for bad in ("00 secret token", "", "{secret}", "secrét", "secret\n", None, 7):
+        with pytest.raises(rb.AuthError) as caught:
+            rb.ApiToken(bad)
+        frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)][1:]
+        assert "secret" not in str(caught.value)
+        assert not any("token" in frame.f_locals for frame in frames)
 
 
 # ------------------------------------------------------------------------------------------------ a property
@@ -1279,6 +1280,7 @@ def test_a_bad_key_is_refused_by_name_and_never_shown():
         assert error.__context__ is None, name
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
         assert not any("private_key" in frame.f_locals for frame in frames), name
+        assert traceback.TracebackException.from_exception(error, capture_locals=True).stack
         texts = [v for k, v in bad.items() if k in ("d", "k", "p", "q", "x")] if isinstance(bad, dict) else [bad]
         for text in texts:
             for line in str(text).split():
@@ -1380,6 +1382,9 @@ def test_a_service_app_comes_from_the_sdks_variables(environment, tmp_path):
     assert rb.Client.from_env()._auth.scopes == ("okta.a", "okta.b")
 
 
+JWK = json.dumps(ec_key().as_dict(private=True))
+
+
 @pytest.mark.parametrize(
     ("variables", "error", "words"),
     [
@@ -1390,7 +1395,7 @@ def test_a_service_app_comes_from_the_sdks_variables(environment, tmp_path):
         ({"AUTHORIZATIONMODE": "Basic"}, rb.ConfigurationError, "OKTA_CLIENT_AUTHORIZATIONMODE is 'Basic'"),
         ({"AUTHORIZATIONMODE": "PrivateKey"}, rb.ConfigurationError, "OKTA_CLIENT_CLIENTID"),
         ({"AUTHORIZATIONMODE": "PrivateKey", "CLIENTID": "0oa1"}, rb.ConfigurationError, "OKTA_CLIENT_PRIVATEKEY"),
-        ({"AUTHORIZATIONMODE": "PrivateKey", "CLIENTID": "{c}", "PRIVATEKEY": "x"}, rb.AuthError, "_CLIENTID is still"),
+        ({"AUTHORIZATIONMODE": "PrivateKey", "CLIENTID": "{c}", "PRIVATEKEY": JWK}, rb.AuthError, "_CLIENTID is still"),
         (
             {"AUTHORIZATIONMODE": "PrivateKey", "CLIENTID": "0oa1", "PRIVATEKEY": "not-a-key"},
             rb.AuthError,

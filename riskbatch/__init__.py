@@ -1,6 +1,6 @@
 """Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
 
-from .auth import ApiToken
+from .auth import ApiToken, ServiceApp
 from .client import Client, Statistics
 from .errors import (
     AuthError,
@@ -8,6 +8,7 @@ from .errors import (
     ConfigurationError,
     InvalidSignal,
     QueueFull,
+    RequestFailed,
     RiskbatchError,
     WrongLoop,
 )
@@ -31,9 +32,11 @@ __all__ = [
     "RateLimit",
     "Receipt",
     "Rejected",
+    "RequestFailed",
     "RiskLevel",
     "RiskSignal",
     "RiskbatchError",
+    "ServiceApp",
     "Shed",
     "Statistics",
     "Superseded",

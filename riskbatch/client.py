@@ -17,8 +17,8 @@ import aiohttp
 from attrs import field, frozen
 from yarl import URL
 
-from .auth import ApiToken
-from .errors import ClientClosed, ConfigurationError, InvalidSignal
+from .auth import RISK_EVENTS_SCOPE, ApiToken, Auth, ServiceApp
+from .errors import AuthError, ClientClosed, ConfigurationError, InvalidSignal
 from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
@@ -57,7 +57,8 @@ class Statistics:
         rate_limited: Answers 429 for the rate.
         limit: Requests a window allows now: what was configured, or less if the server's headers say so.
         permits: Requests that could leave now as far as the window is concerned.
-        trouble: Why sending is slowed down or paused, in the server's words where it had any; `None` if it is not.
+        trouble: Why sending is slowed down or paused, or soon will be because the access token cannot be renewed, in
+            the server's words where it had any; `None` if it is not.
         paused: Whether nothing but single probes is sent until somebody mends the `trouble`.
         resumes_after: Seconds until the next try while there is trouble or the server said to wait; 0.0 otherwise.
         hook_errors: Times `on_settled` raised.
@@ -100,7 +101,7 @@ class Client:
 
     Args:
         org_url: `https://acme.okta.com`, without `-admin`. Plain http is taken for loopback only.
-        auth: An `ApiToken`.
+        auth: An `ApiToken` or a `ServiceApp`.
         limit: The share of the org's budget that this client may use; a server that says less is believed. A
             `Limiter` is for several clients of one org, and brings its own *reserve* and *linger*.
         reserve: Requests in each window that only a payload with a HIGH may use.
@@ -126,7 +127,7 @@ class Client:
     def __init__(
         self,
         org_url: str,
-        auth: ApiToken,
+        auth: Auth,
         *,
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
@@ -150,12 +151,12 @@ class Client:
             raise ConfigurationError("on_settled is a coroutine function; it must be a plain one that returns at once")
         if on_settled is not None and not callable(on_settled):
             raise ConfigurationError(f"on_settled is a {type(on_settled).__name__}; it must be a function of a receipt")
-        if not isinstance(limit, RateLimit):
+        if not isinstance(limit, RateLimit | Limiter):
             raise ConfigurationError(f"limit is {limit!r}; it must be a RateLimit, such as RateLimit(15, 60.0)")
         if not isinstance(session, aiohttp.ClientSession | None):
             raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
-        if not isinstance(auth, ApiToken):
-            raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken")
+        if not isinstance(auth, Auth):
+            raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken or a ServiceApp")
         self._auth = auth
         self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)
         self._capacity = capacity
@@ -174,19 +175,19 @@ class Client:
         """
         Make a client from the official SDK's environment variables; *overrides* are arguments of `Client`.
 
-        Reads `OKTA_CLIENT_ORGURL`, `OKTA_CLIENT_TOKEN` and `OKTA_CLIENT_AUTHORIZATIONMODE` (`SSWS`, the default).
+        Reads `OKTA_CLIENT_ORGURL` and `OKTA_CLIENT_AUTHORIZATIONMODE`. With `SSWS`, the default, `OKTA_CLIENT_TOKEN`;
+        with `PrivateKey`, `OKTA_CLIENT_CLIENTID`, `_PRIVATEKEY` (PEM, also with `\\n` written out, a JWK, or a path)
+        and, if they are set, `_KID`, `_SCOPES` (commas or spaces between) and `_DPOPENABLED`. The mode `Bearer` is
+        refused: a token from elsewhere could not be renewed. The SDK's okta.yaml is not read.
 
         Raises:
             ConfigurationError: A variable is missing or asks for what this client cannot do.
-            AuthError: The token cannot be used.
+            AuthError: The credentials in a variable cannot be used; the message names it.
         """
         if "org_url" not in overrides:
             overrides["org_url"] = _variable("OKTA_CLIENT_ORGURL")
         if "auth" not in overrides:
-            mode = os.environ.get("OKTA_CLIENT_AUTHORIZATIONMODE") or "SSWS"
-            if mode != "SSWS":
-                raise ConfigurationError(f"OKTA_CLIENT_AUTHORIZATIONMODE is {mode!r}; only SSWS is supported")
-            overrides["auth"] = ApiToken(_variable("OKTA_CLIENT_TOKEN"))
+            overrides["auth"] = _auth_from_env()
         return cls(**overrides)
 
     # -- life
@@ -207,7 +208,8 @@ class Client:
         if transport is None:
             session = self._session or (own_session := open_session())
             transport = over(session)
-        self._sender = Sender(self._queue, self._limiter, transport, self._auth, f"{self._org}{PATH}")
+        credentials = self._auth.for_org(self._org)
+        self._sender = Sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
         self._life.add_done_callback(lambda _: self._bury(own_session))
         return self
@@ -371,7 +373,8 @@ class Client:
         queue, sender, window = self._queue, self._sender, self._limiter.window
         now = self._loop.time()
         oldest = min((since for since in queue.oldest_by_level().values()), default=now)
-        resumes_at = max(self._limiter.held_until, sender.trouble.until if sender.trouble else now)
+        trouble = sender.current_trouble()
+        resumes_at = max(self._limiter.held_until, trouble.until if trouble else now)
         return Statistics(
             admitted=queue.admitted,
             accepted=queue.settled[Accepted],
@@ -390,8 +393,8 @@ class Client:
             rate_limited=sender.counts.rate_limited,
             limit=window.limit,
             permits=max(0, window.free(now)),
-            trouble=sender.trouble.reason if sender.trouble else None,
-            paused=sender.trouble is not None and sender.trouble.denied,
+            trouble=trouble.reason if trouble else None,
+            paused=trouble is not None and trouble.denied,
             resumes_after=max(0.0, resumes_at - now),
             hook_errors=queue.hook_errors,
         )
@@ -450,6 +453,54 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+# The arguments with which an AuthError's message may begin, and the variables they come from.
+_AUTH_VARIABLES = {
+    "the API token": "OKTA_CLIENT_TOKEN",
+    "client_id": "OKTA_CLIENT_CLIENTID",
+    "private_key": "OKTA_CLIENT_PRIVATEKEY",
+    "key_id": "OKTA_CLIENT_KID",
+    "scopes": "OKTA_CLIENT_SCOPES",
+}
+_SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
+
+def _auth_from_env() -> Auth:
+    mode = os.environ.get("OKTA_CLIENT_AUTHORIZATIONMODE") or "SSWS"
+    make = {"ssws": _api_token_from_env, "privatekey": _service_app_from_env}.get(mode.strip().lower())
+    if make is None:
+        why = " (a token from elsewhere could not be renewed)" if mode.strip().lower() == "bearer" else ""
+        raise ConfigurationError(f"OKTA_CLIENT_AUTHORIZATIONMODE is {mode!r}{why}; it must be SSWS or PrivateKey")
+    try:
+        return make()
+    except AuthError as error:
+        message = str(error)
+    for argument, variable in _AUTH_VARIABLES.items():
+        if message.startswith(argument):
+            message = variable + message.removeprefix(argument)
+    raise AuthError(message)  # outside of the handler, so that nothing of what failed hangs on it
+
+
+def _api_token_from_env() -> Auth:
+    if not os.environ.get("OKTA_CLIENT_TOKEN") and os.environ.get("OKTA_CLIENT_PRIVATEKEY"):
+        raise ConfigurationError(
+            "OKTA_CLIENT_TOKEN is not set; for a service app set OKTA_CLIENT_AUTHORIZATIONMODE to PrivateKey"
+        )
+    return ApiToken(_variable("OKTA_CLIENT_TOKEN"))
+
+
+def _service_app_from_env() -> Auth:
+    dpop = os.environ.get("OKTA_CLIENT_DPOPENABLED") or None
+    if dpop is not None and dpop.strip().lower() not in _SWITCH:
+        raise ConfigurationError(f"OKTA_CLIENT_DPOPENABLED is {dpop!r}; it must be true or false")
+    return ServiceApp(
+        _variable("OKTA_CLIENT_CLIENTID"),
+        _variable("OKTA_CLIENT_PRIVATEKEY"),
+        key_id=os.environ.get("OKTA_CLIENT_KID") or None,
+        scopes=os.environ.get("OKTA_CLIENT_SCOPES") or RISK_EVENTS_SCOPE,
+        dpop=None if dpop is None else _SWITCH[dpop.strip().lower()],
+    )
 
 
 def _variable(name: str) -> str:

@@ -13,6 +13,8 @@ choice open it takes the harsher one. What no document settles is marked *unveri
 of checks; here it is: path, method, length, credentials, feature, concurrency, rate, provider, media types, JSON,
 schema. Every call with good credentials counts against the rate, whatever becomes of it afterwards.
 
+The OAuth half is in emulator_oauth.py; `okta.org.register_app(...)` makes a service app.
+
 Sources, all read 2026-08-21: okta-management-openapi-spec 2025.08.0 (the last with this endpoint); developer.okta.com
 /docs/reference/core-okta-api, /rate-limits, /rl2-monitor, /rl2-concurrency, /rl2-token-oauth and /error-codes.
 """
@@ -28,22 +30,30 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import formatdate
 from types import TracebackType
-from typing import Literal, NotRequired, Self, TypedDict, Unpack, cast
+from typing import Any, Literal, NotRequired, Self, TypedDict, Unpack, cast
 
 import attrs
 from aiohttp import web
 from attrs import validators
 from multidict import CIMultiDict, MultiMapping
 
+from .emulator_oauth import ALGORITHMS, RISK_EVENTS_SCOPE, TOKEN_PATH, AccessToken, App, Denied, OAuth
+
 RISK_EVENTS_PATH = "/api/v1/risk/events/ip"
-RISK_EVENTS_SCOPE = "okta.riskEvents.manage"
+PROVIDERS_PATH = "/api/v1/risk/providers"
+READ_PROVIDERS = ("okta.riskProviders.read", "okta.riskProviders.manage")
+MANAGE_PROVIDERS = READ_PROVIDERS[1:]
 DEFAULT_TOKEN = "00-this-is-not-a-secret-okta-emulator-token"  # noqa: S105 - opens nothing but the emulator
 
 MAX_EVENTS = 20  # prose of the operation in the spec; its schema has no maxItems
 MAX_SUBJECTS = 50  # old reference page only (removed 2023-02-24), never in a spec
+MAX_PROVIDERS = 3  # spec, createRiskProvider
+MAX_PROVIDER_NAME = 50  # spec, RiskProvider.name; the old page says fewer than 50
+PROVIDER_ACTIONS = ("none", "log_only", "enforce_and_log")
 MAX_MESSAGE = 512  # spec, RiskEventSubject.message
 MAX_BODY = 4 * 1024 * 1024  # bytes. 20 x 50 subjects with every character escaped come to 3.5 MB; Okta's cap is unknown
 
@@ -64,6 +74,7 @@ _SUMMARIES = {
     "E0000003": "The request body was not well-formed.",
     "E0000005": "Invalid session",
     "E0000006": "You do not have permission to perform the requested action",
+    "E0000007": "Not found: Resource not found",
     "E0000008": "The requested path was not found",
     "E0000009": "Internal Server Error",
     "E0000010": "Service is in read only mode",
@@ -142,16 +153,6 @@ class Exchange:
     signals: tuple[ReceivedSignal, ...] = attrs.field(default=(), repr=_size)
     """Ingested from this request; filled even when the answer was lost."""
     holds_slot: bool = attrs.field(default=False, repr=False)
-
-
-@attrs.frozen(kw_only=True)
-class AccessToken:
-    """What the org knows of an OAuth access token."""
-
-    client_id: str = "0oa-emulated-service-app"
-    scopes: frozenset[str] = frozenset({RISK_EVENTS_SCOPE})
-    expires_at: float = math.inf
-    """Epoch seconds on the org's own clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -408,14 +409,43 @@ def _accepts_json(accept: str) -> bool:
     return wanted
 
 
-def _challenge(scheme: str, request: EmulatedRequest, error: str, description: str) -> tuple[str, str]:
+def _challenge(scheme: str, request: EmulatedRequest, scope: str, denied: Denied) -> tuple[str, str]:
     """Return the WWW-Authenticate header of a refused access token: Okta's shape, with its http:// inside."""
     org = f"http://{request.headers.get('Host', 'emulator')}"
-    algs = ' algs="RS256 RS384 RS512 ES256 ES384 ES512",' if scheme == "DPoP" else ""
+    algs = f' algs="{ALGORITHMS}",' if scheme == "DPoP" else ""
     return "WWW-Authenticate", (
-        f'{scheme}{algs} authorization_uri="{org}/oauth2/v1/authorize", realm="{org}", scope="{RISK_EVENTS_SCOPE}", '
-        f'error="{error}", error_description="{description}", resource="{request.path.partition("?")[0]}"'
+        f'{scheme}{algs} authorization_uri="{org}/oauth2/v1/authorize", realm="{org}", scope="{scope}", '
+        f'error="{denied.error}", error_description="{denied.description}", resource="{request.path.partition("?")[0]}"'
     )
+
+
+def _provider_problems(value: object) -> Iterator[str]:
+    """Yield what the schema of RiskProvider holds against *value*; read-only members are ignored."""
+    if not isinstance(value, dict):
+        yield "must be an object"
+        return
+    name, client_id = value.get("name"), value.get("clientId")
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_PROVIDER_NAME:
+        yield f"name: must have 1 to {MAX_PROVIDER_NAME} characters"
+    if not isinstance(client_id, str) or not client_id:
+        yield "clientId: is required"
+    if value.get("action", "log_only") not in PROVIDER_ACTIONS:
+        yield f"action: must be one of {', '.join(PROVIDER_ACTIONS)}"
+
+
+def _default_provider() -> dict[str, dict[str, Any]]:
+    """Return the provider that Okta makes for every org; the space and the "null" are Okta's."""
+    made = "2021-01-05 22:18:30"
+    return {
+        "00rp12r4skkjkjgsn": {
+            "id": "00rp12r4skkjkjgsn", "name": "Default ", "clientId": "null", "action": "log_only",
+            "created": made, "lastUpdated": made,
+        }
+    }  # fmt: skip
+
+
+def _json(status: int, body: object, headers: _Pairs = ()) -> EmulatedResponse:
+    return EmulatedResponse(status, (("Content-Type", "application/json"), *headers), json.dumps(body).encode())
 
 
 # ------------------------------------------------------------------------------------------------ the org
@@ -443,7 +473,8 @@ class OrgOptions(TypedDict, total=False):
     access_tokens: dict[str, AccessToken]
     feature_enabled: bool
     removed: Literal["E0000008", "E0000026", "E0000215"] | None
-    provider_registered: bool
+    provider_registered: bool | None
+    base_url: str
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -498,19 +529,43 @@ class Org:
         default=None, validator=validators.in_((None, *_GONE))
     )
     """The endpoint is gone and answers with this code (404, 404, 410); which one Okta will use is *unverified*."""
-    provider_registered: bool = True
-    """False: the caller is not tied to a risk provider, 403 E0000006."""
+    provider_registered: bool | None = True
+    """False: the caller is not tied to a risk provider, 403 E0000006. `None`: `providers` decide."""
+    base_url: str = ""
+    """The org's URL, which assertions and proofs must name; if empty, http:// and the Host header."""
 
     requests: list[Exchange] = attrs.field(init=False, factory=list, repr=_size)
     """Every request to the risk endpoint, in arrival order."""
     signals: list[ReceivedSignal] = attrs.field(init=False, factory=list, repr=_size)
     """Every signal ingested, in order."""
+    oauth: OAuth = attrs.field(init=False)
+    """Service apps, tokens, nonces, and the settings of all that."""
+    providers: dict[str, dict[str, Any]] = attrs.field(init=False, factory=_default_provider, repr=False)
+    """The risk providers as the API shows them, by id."""
     in_flight: int = attrs.field(init=False, default=0)
     """Concurrency slots taken."""
     _arrived: int = attrs.field(init=False, default=0, repr=False)
     _calls: deque[tuple[float, str]] = attrs.field(init=False, factory=deque, repr=False)
     _window_ends: float = attrs.field(init=False, default=-math.inf, repr=False)
     _window_reset: float = attrs.field(init=False, default=0.0, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.oauth = OAuth(access_tokens=self.access_tokens)
+
+    def register_app(
+        self,
+        client_id: str,
+        keys: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        *,
+        scopes: Iterable[str] = (RISK_EVENTS_SCOPE,),
+        dpop: bool = True,
+        has_role: bool = True,
+    ) -> App:
+        """Register a service app with its public JWKs and the scopes that are granted to it; return what to change."""
+        public = [keys] if isinstance(keys, Mapping) else list(keys)
+        app = App(client_id=client_id, keys=public, scopes=set(scopes), dpop=dpop, has_role=has_role)
+        self.oauth.apps[client_id] = app
+        return app
 
     def answer(self, request: EmulatedRequest, now: float, wall: float) -> EmulatedResponse:
         """Answer *request* at once: it arrives and departs at the same instant."""
@@ -546,6 +601,9 @@ class Org:
         """Return the answer that *fault* puts in place of the org's own; `None` if it has none."""
         if fault.status is None:
             return None
+        if fault.status == 429 and exchange.number:
+            with suppress(_Refused):  # a rate limit is met after the credentials, and they are spent by then
+                self._authenticate(exchange.request, (RISK_EVENTS_SCOPE,), wall)
         headers = fault.headers
         if fault.rate is not None:
             limit, remaining, reset_in = fault.rate
@@ -580,9 +638,18 @@ class Org:
         """Hand the request to its endpoint, path first and method second."""
         routes: dict[str, dict[str, Callable[[Exchange, float, float], EmulatedResponse]]] = {
             RISK_EVENTS_PATH: {"POST": self._risk_events},
+            TOKEN_PATH: {"POST": self._token},
+            PROVIDERS_PATH: {"GET": self._list_providers, "POST": self._create_provider},
+            f"{PROVIDERS_PATH}/": {
+                "GET": self._get_provider,
+                "PUT": self._replace_provider,
+                "DELETE": self._delete_provider,
+            },
         }
         request = exchange.request
         path = request.path.partition("?")[0]
+        if path.startswith(f"{PROVIDERS_PATH}/"):
+            path = f"{PROVIDERS_PATH}/"
         if path == RISK_EVENTS_PATH and self.removed is not None:
             raise _Refused(_GONE[self.removed], self.removed)
         if path not in routes:
@@ -597,13 +664,16 @@ class Org:
 
     def _risk_events(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
         request = exchange.request
-        principal = self._authenticate(request, wall)
+        principal = self._authenticate(request, (RISK_EVENTS_SCOPE,), wall)
         if not self.feature_enabled:
             raise _Refused(401, "E0000015")
         if not exchange.holds_slot:
             raise _Refused(429, "E0000047", headers=self._rate_headers(0, 0, wall + _CROWDED_RESET))
         rate = self._count(principal, now, wall)
-        if not self.provider_registered:
+        registered = self.provider_registered
+        if registered is None:
+            registered = principal in [provider["clientId"] for provider in self.providers.values()]
+        if not registered:
             raise _Refused(403, "E0000006")  # *unverified*, but the only 403 in the spec
         if not _is_json(request.headers.get("Content-Type", "")):
             raise _Refused(400, "E0000021")
@@ -619,8 +689,26 @@ class Org:
         self.signals.extend(exchange.signals)
         return EmulatedResponse(202, rate)
 
-    def _authenticate(self, request: EmulatedRequest, wall: float) -> str:
-        """Return the principal whose share of the rate this request uses."""
+    # -------------------------------------------------------------------------------------------- credentials
+
+    def _url(self, request: EmulatedRequest) -> str:
+        """Return the URL of *request* without its query, as assertions and proofs must have it."""
+        base = self.base_url or f"http://{request.headers.get('Host', 'emulator')}"
+        return base + request.path.partition("?")[0]
+
+    def _token(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        request = exchange.request
+        try:
+            answer, headers = self.oauth.token(request, self._url(request), now, wall + self.clock_skew)
+        except Denied as denied:
+            if denied.code:
+                raise _Refused(denied.status, denied.code, headers=denied.headers) from None
+            error = {"error": denied.error, "error_description": denied.description}
+            return _json(denied.status, error, denied.headers)
+        return _json(200, answer, (*headers, ("Cache-Control", "no-cache, no-store")))
+
+    def _authenticate(self, request: EmulatedRequest, scopes: tuple[str, ...], wall: float) -> str:
+        """Return the principal whose share of the rate this request uses; any of *scopes* will do."""
         values = request.headers.getall("Authorization", [])
         credentials = values[0] if len(values) == 1 else ""
         if credentials.startswith("SSWS"):
@@ -629,17 +717,77 @@ class Org:
             if not (good and self.token_valid):
                 raise _Refused(401, "E0000011")
             return "API token"
-        scheme, _, token = credentials.partition(" ")
+        scheme = credentials.partition(" ")[0]
         if scheme not in ("Bearer", "DPoP"):
             raise _Refused(403, "E0000005")  # Okta looks for a session cookie then, and finds none
-        known = self.access_tokens.get(token) if scheme == "Bearer" else None  # none of them is bound to a DPoP key
-        if known is None or known.expires_at <= wall + self.clock_skew:
-            why = "The access token is invalid." if known is None else "The access token expired."
-            raise _Refused(401, headers=(_challenge(scheme, request, "invalid_token", why),))
-        if RISK_EVENTS_SCOPE not in known.scopes:
-            why = "The access token provided does not contain the required scopes."
-            raise _Refused(403, headers=(_challenge(scheme, request, "insufficient_scope", why),))
-        return known.client_id
+        try:
+            token = self.oauth.check_access(request, self._url(request), scopes, wall + self.clock_skew)
+        except Denied as denied:
+            shown = "DPoP" if "dpop" in denied.error else scheme
+            challenge = _challenge(shown, request, scopes[-1], denied)
+            raise _Refused(denied.status, headers=(challenge, *denied.headers)) from None
+        app = self.oauth.apps.get(token.client_id)
+        if app is not None and not app.has_role:
+            raise _Refused(403, "E0000006")
+        return token.client_id
+
+    # -------------------------------------------------------------------------------------------- risk providers
+
+    def _list_providers(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        self._authenticate(exchange.request, READ_PROVIDERS, wall)
+        return _json(200, [self._shown(provider, exchange) for provider in self.providers.values()])
+
+    def _get_provider(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        self._authenticate(exchange.request, READ_PROVIDERS, wall)
+        return _json(200, self._shown(self._find_provider(exchange), exchange))
+
+    def _create_provider(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        self._authenticate(exchange.request, MANAGE_PROVIDERS, wall)
+        sent = self._read_provider(exchange, None)
+        if len(self.providers) >= MAX_PROVIDERS:
+            raise _Refused(400, "E0000001", causes=[f"no more than {MAX_PROVIDERS} providers"])  # *unverified* code
+        made = datetime.fromtimestamp(wall + self.clock_skew, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        provider = {"id": f"00rp{secrets.token_hex(8)}", **sent, "created": made, "lastUpdated": made}
+        self.providers[provider["id"]] = provider
+        return _json(201, self._shown(provider, exchange))
+
+    def _replace_provider(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        self._authenticate(exchange.request, MANAGE_PROVIDERS, wall)
+        provider = self._find_provider(exchange)
+        made = datetime.fromtimestamp(wall + self.clock_skew, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        provider |= self._read_provider(exchange, provider["id"]) | {"lastUpdated": made}
+        return _json(200, self._shown(provider, exchange))
+
+    def _delete_provider(self, exchange: Exchange, now: float, wall: float) -> EmulatedResponse:
+        self._authenticate(exchange.request, MANAGE_PROVIDERS, wall)
+        del self.providers[self._find_provider(exchange)["id"]]
+        return EmulatedResponse(204, ())
+
+    def _find_provider(self, exchange: Exchange) -> dict[str, Any]:
+        wanted = exchange.request.path.partition("?")[0].removeprefix(f"{PROVIDERS_PATH}/")
+        if wanted not in self.providers:
+            raise _Refused(404, "E0000007")
+        return self.providers[wanted]
+
+    def _read_provider(self, exchange: Exchange, own_id: str | None) -> dict[str, str]:
+        if not _is_json(exchange.request.headers.get("Content-Type", "")):
+            raise _Refused(400, "E0000021")
+        try:
+            value = json.loads((exchange.request.body or b"").decode())
+        except (ValueError, RecursionError):
+            raise _Refused(400, "E0000003") from None
+        causes = list(_provider_problems(value))
+        others = [provider["name"] for provider in self.providers.values() if provider["id"] != own_id]
+        if not causes and value["name"] in others:
+            causes.append("name: must be unique")
+        if causes:
+            raise _Refused(400, "E0000001", causes=causes)
+        return {"name": value["name"], "clientId": value["clientId"], "action": value.get("action", "log_only")}
+
+    def _shown(self, provider: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
+        base = self.base_url or f"http://{exchange.request.headers.get('Host', 'emulator')}"
+        href = f"{base}{PROVIDERS_PATH}/{provider['id']}"
+        return {**provider, "_links": {"self": {"href": href, "hints": {"allow": ["GET", "PUT", "DELETE"]}}}}
 
     # -------------------------------------------------------------------------------------------- the rate
 
@@ -705,6 +853,8 @@ class Org:
         self, exchange: Exchange, response: EmulatedResponse, wall: float, from_okta: bool = True
     ) -> EmulatedResponse:
         """Add what every answer has, unless it has it already. There is no Retry-After: Okta sends none."""
+        if exchange.number:
+            response = attrs.evolve(response, headers=response.headers + self.oauth.answer_headers())
         common = [
             ("Date", formatdate(wall + self.clock_skew, usegmt=True)),
             ("Content-Length", str(len(response.body))),
@@ -750,6 +900,8 @@ class OktaEmulator:
         self.latency = latency
         self.faults: list[Fault] = []
         """Used up from the front, one for each request to the risk endpoint that meets the fault's condition."""
+        self.token_faults: list[Fault] = []
+        """The same for the token endpoint."""
         self.script = script
         self._host = _loopback(host)
         self._port = port
@@ -845,12 +997,14 @@ class OktaEmulator:
         return None if fault is not None and fault.ending == "drop" else response
 
     def _next_fault(self, exchange: Exchange) -> Fault | None:
-        if not exchange.number:  # not the risk endpoint
+        to_token = exchange.request.path == TOKEN_PATH
+        if not (exchange.number or to_token):
             return None
-        for i, fault in enumerate(self.faults):
+        faults = self.token_faults if to_token else self.faults
+        for i, fault in enumerate(faults):
             if fault.when is None or fault.when(exchange):
-                return self.faults.pop(i)
-        return self.script(exchange) if self.script else None
+                return faults.pop(i)
+        return self.script(exchange) if self.script and not to_token else None
 
 
 def _loopback(host: str) -> str:

@@ -7,7 +7,8 @@ The exceptions, by whose fault each one is.
     ├── QueueFull            nobody's: more signals than room
     ├── ClientClosed         the caller's: the client is not open (yet, or any more)
     ├── WrongLoop            the caller's: another event loop, thread or forked process (also a RuntimeError)
-    └── AuthError            the caller's: credentials that cannot be used as they are
+    ├── AuthError            the caller's: credentials that cannot be used as they are
+    └── RequestFailed        the server's: a call outside of the queue was refused or not answered
 
 What the server thinks of a signal is never an exception; it is an outcome (see receipts.py). Anything else that
 escapes this package is a defect of ours.
@@ -66,3 +67,27 @@ class WrongLoop(RiskbatchError, RuntimeError):  # noqa: N818 - reads as the othe
 
 class AuthError(RiskbatchError):
     """Credentials that cannot be used as they are: malformed, unreadable, or of a kind Okta does not take."""
+
+
+class RequestFailed(RiskbatchError):  # noqa: N818 - reads as the others do
+    """
+    A call outside of the queue, as those of risk providers are, was refused or not answered.
+
+    Attributes:
+        reason: In the server's words where it had any.
+        status: The HTTP status, `None` if there was no answer.
+        code: Okta's error code, if there was one.
+        request_id: Okta's `X-Okta-Request-Id`.
+    """
+
+    def __init__(
+        self, reason: str, status: int | None = None, code: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(reason, status, code, request_id)
+        self.reason = reason
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        return self.reason

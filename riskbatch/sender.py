@@ -15,12 +15,13 @@ import traceback
 
 from attrs import define, evolve, frozen
 
-from .auth import ApiToken
+from .auth import Credentials
 from .batcher import Batch, split
 from .limiter import Limiter
 from .prioritizer import Demand
 from .queue import Queue
 from .receipts import Accepted, Rejected
+from .renewal import Renewal, now_on
 from .signals import RiskLevel
 from .transport import HEADERS, Transport, Unanswered
 from .wire import (
@@ -78,6 +79,11 @@ class Trouble:
     known_at: float
 
 
+@frozen
+class Challenged:
+    """The server wants newer credentials than the request had: a token, a nonce. The next permit carries them."""
+
+
 @define
 class Counts:
     """What the sender has done, for `Statistics`."""
@@ -96,15 +102,18 @@ class Sender:
         queue: Where the signals wait.
         limiter: When a request may leave.
         transport: One request out, one answer in.
-        auth: Signs requests.
+        credentials: Sign requests; they are renewed here, in the background.
         url: Where risk events go.
     """
 
-    def __init__(self, queue: Queue, limiter: Limiter, transport: Transport, auth: ApiToken, url: str) -> None:
+    def __init__(
+        self, queue: Queue, limiter: Limiter, transport: Transport, credentials: Credentials, url: str
+    ) -> None:
         self._queue = queue
         self._limiter = limiter
         self._transport = transport
-        self._auth = auth
+        self._credentials = credentials
+        self._renewal = Renewal(credentials, transport, queue.wake)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -133,6 +142,7 @@ class Sender:
                 if self._queue.expire(now):
                     await asyncio.sleep(0)
                     continue
+                self._renewal.tend(submissions, now)
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
@@ -141,22 +151,34 @@ class Sender:
                     else:  # the bucket rounds otherwise than next_at
                         await self._queue.changed(now + 0.001)
                 elif self._is_drained(min(at, self._queue.ready_at())):
+                    self._renewal.cancel()
                     return
                 else:
-                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now)))
+                    renew_at = math.inf if self._renewal.under_way else self._renewal.next_at()
+                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now), renew_at))
 
     def drain(self, until: float) -> None:
         """Send what is left, the most important first, as long as it can be sent before *until* on the loop clock."""
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
+        self._renewal.hurry()
         self._queue.hurry()
 
     @property
     def _draining(self) -> bool:
         return self._drain_by is not None
 
+    def current_trouble(self) -> Trouble | None:
+        """Return what keeps signals from going now, or soon will: no new credentials, or a server that fails."""
+        failure, usable = self._renewal.failure, self._credentials.usable(self._loop.time())
+        if failure is None or (self.trouble is not None and usable):
+            return self.trouble
+        return Trouble(failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until)
+
     def _next_at(self, now: float, demand: Demand) -> float:
+        if not self._credentials.usable(now):
+            return math.inf if self._renewal.under_way else self._renewal.next_at()
         at = self._limiter.next_at(now, demand, flushing=self._queue.flushing, draining=self._draining)
         if self.trouble is None or demand.level is None:
             return at
@@ -169,6 +191,8 @@ class Sender:
     def _is_drained(self, next_at: float) -> bool:
         if self._drain_by is None or self.counts.requests_in_flight:
             return False
+        if self._renewal.under_way and self._queue.waiting:
+            return self._loop.time() >= self._drain_by
         return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
 
     async def _depart(self, submissions: asyncio.TaskGroup) -> None:
@@ -197,22 +221,25 @@ class Sender:
         self.counts.requests_in_flight -= 1
         self._act_unanswered(batch, now + self._first_backoff, may_have_arrived=True)
 
-    async def _ask(self, batch: Batch) -> Verdict:
+    async def _ask(self, batch: Batch) -> Verdict | Challenged:
+        if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
+            return Challenged()
         try:
-            request = self._auth.sign(Request("POST", self._url, HEADERS, encode(batch.events)))
+            request = Request("POST", self._url, HEADERS, encode(batch.events))
+            request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)
             refused = isinstance(verdict, RateLimited)
             self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+            return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
         except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
             reason = f"an unexpected {type(error).__name__}, see the log"
             if self.trouble is None or self.trouble.reason != reason:
-                shown = self._auth.redact(traceback.format_exc())  # as text, since it may show what the request holds
+                shown = self._credentials.redact(traceback.format_exc())  # which may show what the request holds
                 logger.error("a request failed in an unexpected way; its signals are put back\n%s", shown)
             return Unavailable(reason, may_have_arrived=True)
-        return verdict
 
     def _clean(self, said: str | None) -> str | None:
         """Return a server's words as one bounded line, without credentials that it echoes."""
@@ -220,11 +247,11 @@ class Sender:
             return None
         if said.endswith("…"):  # cut short: the last word may be half of a token, which nobody would recognize
             said = f"{said.rpartition(' ')[0]} …"
-        return plain(self._auth.redact(said))
+        return plain(self._credentials.redact(said))
 
     # -- what an answer means for its signals
 
-    def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
+    def _act(self, batch: Batch, verdict: Verdict | Challenged, departed_at: float, now: float) -> None:
         match verdict:
             case Taken(request_id):
                 self._recovered()
@@ -238,6 +265,8 @@ class Sender:
                     logger.warning("%s is used up; nothing is sent until its window resets", self._url)
                 self.counts.rate_limited += 1
                 self._put_back(batch)  # the limiter holds everything until then
+            case Challenged():
+                self._put_back(batch)
             case TooConcurrent():
                 # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
                 reason = "too many of the org's requests are in flight"

@@ -24,6 +24,7 @@ from .client import Client
 from .emulator import DEFAULT_TOKEN, EmulatedRequest, Org
 from .limiter import RateLimit
 from .receipts import Accepted, Receipt
+from .renewal import now_on
 from .signals import RiskLevel, RiskSignal
 from .transport import HEADERS
 from .wire import MAX_EVENTS, PATH, Request, Response, budgets, encode
@@ -355,7 +356,7 @@ async def _by_hand(
         body = encode([signal] for *_, signal in batch)
         while True:
             sent_at = loop.time()
-            response = await org(auth.sign(Request("POST", _ORG + PATH, HEADERS, body)))
+            response = await org(auth.sign(Request("POST", _ORG + PATH, HEADERS, body), now_on(loop)))
             if response.status == 202:
                 break
             resets_after = min((b.resets_after or 0.0 for b in budgets(response.headers)), default=0.0)

@@ -9,7 +9,7 @@ limit pages; [ERRORS] Okta's error code list.
 import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import zip_longest
 from typing import TypeAlias
@@ -146,7 +146,7 @@ def classify(response: Response) -> Verdict:
         return TooConcurrent() if concurrent else RateLimited()
     if code is not None:
         reason = plain(f"HTTP {status} {code}: {reason}")
-    if status == 400 and code is None and not challenged:
+    if status == 400 and code is None and oauth_error(response) is None:
         return Unavailable(reason, may_have_arrived=False)  # not Okta's error shape: something in between refused
     if 300 <= status < 500 and status != 408:
         return Denied(reason)
@@ -219,6 +219,15 @@ def _resets_after(reset: str, date: str | None) -> float | None:
         return None
 
 
+def date_of(headers: Headers) -> datetime | None:
+    """Return the server's clock as its answer shows it."""
+    try:
+        date = parsedate_to_datetime(headers.get("Date", ""))
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
 # -- errors
 
 
@@ -247,17 +256,70 @@ def _error(response: Response) -> ErrorBody | None:
         return None
 
 
+def describe(response: Response) -> str:
+    """Return what an answer that is not a success says, in one bounded line."""
+    return _describe(response, _error(response))
+
+
+def error_code(response: Response) -> str | None:
+    """Return Okta's error code, if the answer is an error in Okta's shape."""
+    error = _error(response)
+    return error.error_code if error else None
+
+
 def _describe(response: Response, error: ErrorBody | None) -> str:
     """Return one bounded line: the server's own words where it has any that are not a page for people."""
     if error is not None:
         causes = "; ".join(cause.error_summary for cause in error.error_causes if cause.error_summary)
         return plain(": ".join(filter(None, (error.error_summary, causes))) or "no reason given")
-    if challenge := response.headers.get("WWW-Authenticate"):
-        stated = re.search(r'error="([^"]*)"', challenge)
-        detail = re.search(r'error_description="([^"]*)"', challenge)
-        return plain(" ".join([f"HTTP {response.status}", *(m[1] for m in (stated, detail) if m)]))
+    if oauth := oauth_error(response):
+        needed = f"(needs {oauth.scope})" if oauth.error == "insufficient_scope" and oauth.scope else ""
+        return plain(" ".join(filter(None, [f"HTTP {response.status}", oauth.error, oauth.description, needed])))
     kind = response.headers.get("Content-Type", "no content type")
     return plain(f"HTTP {response.status} ({kind}, {len(response.body)} bytes), not an answer of Okta's")
+
+
+@frozen
+class OAuthError:
+    """
+    What OAuth's parts of Okta say, in a body (RFC 6749 section 5.2) or in WWW-Authenticate (RFC 6750 section 3).
+
+    Attributes:
+        error: Such as `invalid_token`; empty if there is a challenge without one.
+        description: For people.
+        scheme: `Bearer` or `DPoP` of the challenge; empty for a body.
+        scope: What would be needed.
+    """
+
+    error: str
+    description: str = ""
+    scheme: str = ""
+    scope: str = ""
+
+
+def oauth_error(response: Response) -> OAuthError | None:
+    """Return the OAuth error of an answer that is not a success; of several, the one that can be answered at once."""
+    if response.status < 400:
+        return None
+    found = [_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])]
+    try:
+        body = json.loads(response.body)
+    except (ValueError, RecursionError):
+        body = None
+    if isinstance(body, dict) and isinstance(body.get("error"), str):
+        found.append(OAuthError(body["error"], str(body.get("error_description") or "")))
+    found.sort(key=lambda oauth: (oauth.error != "use_dpop_nonce", not oauth.error))
+    return found[0] if found else None
+
+
+_PARAMETER = re.compile(r"""[\s,](error|error_description|scope)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))""")
+
+
+def _challenge(text: str) -> OAuthError:
+    text = text[:8192]
+    scheme = next((name for name in ("DPoP", "Bearer") if text.lower().startswith(name.lower())), "")
+    said = {name: re.sub(r"\\(.)", r"\1", quoted) or bare for name, quoted, bare in _PARAMETER.findall(text)}
+    return OAuthError(said.get("error", ""), said.get("error_description", ""), scheme, said.get("scope", ""))
 
 
 def plain(text: str) -> str:

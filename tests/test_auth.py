@@ -1,25 +1,28 @@
 """Credentials on requests, and nowhere else."""
 
 import traceback
+from datetime import UTC, datetime
 
 import pytest
 
 from riskbatch import ApiToken, AuthError, RiskbatchError
+from riskbatch.auth import Now
 from riskbatch.wire import Request, plain
 
 TOKEN = "00aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789-_x"
+NOW = Now(0.0, datetime(2026, 1, 1, tzinfo=UTC))
 REQUEST = Request("POST", "https://acme.okta.com/api/v1/risk/events/ip", {"Accept": "application/json"}, b"[]")
 
 
 def test_the_token_follows_its_scheme_after_one_space():
     """Okta reads `Authorization: SSWS <token>`, with exactly one space."""
-    signed = ApiToken(TOKEN).sign(REQUEST)
+    signed = ApiToken(TOKEN).sign(REQUEST, NOW)
     assert signed.headers == {"Accept": "application/json", "Authorization": f"SSWS {TOKEN}"}
 
 
 def test_signing_changes_the_header_only_and_not_the_original():
     """A signed request is a copy, so that no credentials stay on what may be sent or shown again."""
-    signed = ApiToken(TOKEN).sign(REQUEST)
+    signed = ApiToken(TOKEN).sign(REQUEST, NOW)
     assert (signed.method, signed.url, signed.body) == (REQUEST.method, REQUEST.url, REQUEST.body)
     assert REQUEST.headers == {"Accept": "application/json"}
     assert signed.headers is not REQUEST.headers
@@ -28,7 +31,7 @@ def test_signing_changes_the_header_only_and_not_the_original():
 def test_the_token_is_in_no_text_of_these_objects():
     """No token in a repr or str of the token, the signed request, or what holds them."""
     auth = ApiToken(TOKEN)
-    signed = auth.sign(REQUEST)
+    signed = auth.sign(REQUEST, NOW)
     for text in (repr(auth), str(auth), f"{auth}", repr([auth]), repr(signed), str(signed), f"{signed}"):
         assert TOKEN not in text
         assert TOKEN[:8] not in text

@@ -244,7 +244,6 @@ def test_what_a_person_must_mend_pauses_everything(status, body, headers):
         (400, b"5", {}, False),
         (400, b"null", {}, False),
         (400, b"\xff\xfe{}", {}, False),
-        (400, {"error": "temporarily_unavailable"}, {}, False),
         (400, {"errorCode": 5}, {}, False),
         (400, {"errorCode": ""}, {}, False),
         (408, b"", {}, False),

@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import assert_never, assert_type
 
 import riskbatch as rb
+from riskbatch.providers import Providers, RiskProvider
 
 
 async def the_ten_lines(token: str) -> None:
@@ -18,6 +20,23 @@ async def the_ten_lines(token: str) -> None:
         assert_type(await client.enqueue_many([receipt.signal]), list[rb.Receipt])
         assert_type(await client.flush(timeout=1.0), int)
         assert_type(client.statistics().settled, int)
+
+
+def the_ways_to_authenticate(pem: str, jwk: dict[str, str], path: Path) -> None:
+    rb.ServiceApp("0oa1", pem)
+    rb.ServiceApp("0oa1", jwk, key_id="k1", scopes=["okta.riskEvents.manage"], dpop=None)
+    app = rb.ServiceApp("0oa1", path, scopes=("a", "b"), dpop=True)
+    assert_type(app.scopes, tuple[str, ...])
+    rb.Client("https://acme.okta.com", app)
+    assert_type(rb.Client.from_env(), rb.Client)
+
+
+async def the_providers(app: rb.ServiceApp) -> None:
+    async with Providers("https://acme.okta.com", app) as providers:
+        assert_type(await providers.list(), list[RiskProvider])
+        made = await providers.create("Edge", "0oa1", "enforce_and_log")
+        assert_type(await providers.update(made, action="none"), RiskProvider)
+        await providers.create("Edge", "0oa1", "enforce")  # type: ignore[arg-type]
 
 
 def every_outcome(outcome: rb.Outcome) -> str:
@@ -44,5 +63,6 @@ def misuses(signal: rb.RiskSignal, auth: rb.ApiToken) -> None:
     rb.RiskSignal("203.0.113.7")  # type: ignore[call-arg]
     rb.RiskSignal("203.0.113.7", "HIGH", "positional message")  # type: ignore[call-arg]
     signal.ip = "203.0.113.8"  # type: ignore[misc]
+    rb.ServiceApp("0oa1", "pem", "k1")  # type: ignore[call-arg]
     rb.Client("https://acme.okta.com", "token")  # type: ignore[arg-type]
     rb.Client("https://acme.okta.com", auth, when_full="drop")  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ import pytest
 from fake_org import FakeOrg, balanced, client, outcomes, signal, signals
 
 import riskbatch as rb
+from riskbatch import sender as sender_module
 from riskbatch.client import check_org_url
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
-from riskbatch.sender import Sender
 from riskbatch.transport import Unanswered
 
 URL = "https://acme.okta.com"
@@ -109,8 +109,9 @@ async def test_what_may_have_arrived_once_is_not_forgotten():
     assert receipt.outcome.may_have_arrived
 
 
-async def test_a_close_tries_once_more_what_is_held_back():
+async def test_a_close_tries_once_more_what_is_held_back(monkeypatch):
     """Signals that wait for a retry are not left to wait when the end comes: they are tried at once."""
+    monkeypatch.setattr(sender_module.random, "random", lambda: 0.9)
     org = FakeOrg()
     org.faults = [Fault.error()] * 12
     async with client(org) as c:
@@ -288,7 +289,7 @@ async def test_a_sender_that_crashes_settles_everybody(monkeypatch, caplog):
         async with client(org) as c:
             receipts = await c.enqueue_many(signals(40))
             await asyncio.sleep(1)
-            monkeypatch.setattr(Sender, "_next_at", lambda *_: 1 / 0)
+            monkeypatch.setattr(sender_module.Sender, "_next_at", lambda *_: 1 / 0)
             c.enqueue_nowait(signal(60, "HIGH"))
             ends = await asyncio.wait_for(outcomes(receipts), 1)
             assert {type(end) for end in ends} == {rb.Abandoned}

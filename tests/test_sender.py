@@ -156,14 +156,12 @@ async def test_a_high_that_arrives_while_the_server_fails_still_goes_first():
         await c.enqueue_many(signals(3))
         await asyncio.sleep(600)
         assert c.statistics().trouble is not None
-        org.script = None
-        org.faults = [Fault.unavailable()]
         before = asyncio.get_running_loop().time()
-        low, high = c.enqueue_nowait(signal(50)), c.enqueue_nowait(signal(51, "HIGH"))
-        await asyncio.sleep(0.3)
-        assert org.departures[-1][1][0] == high.signal.ip
-        assert org.departures[-1][0] - before < 0.2
-        assert not low.done()
+        high = c.enqueue_nowait(signal(51, "HIGH"))
+        await asyncio.sleep(3)
+        departed_at, aboard = org.departures[org.carried(high.signal.ip)[0]]
+        assert departed_at - before < 2.1  # at once, or a gap after a retry that has just left
+        assert aboard[0] == high.signal.ip
 
 
 async def test_failures_of_requests_that_left_together_count_as_one():

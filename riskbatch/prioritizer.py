@@ -21,6 +21,7 @@ from .receipts import Receipt
 from .signals import RiskLevel
 from .wire import MAX_EVENTS
 
+_PATIENCE = 15  # batches that may pass suspects over: half a window's
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
 _IP_SHARDS = 256  # growing one hash table to a million entries would stop the event loop for some 30 ms
 _BUCKETS = 16  # sets a second of expiry, for the same reason
@@ -150,7 +151,7 @@ class Prioritizer:
         self._held: list[tuple[float, int, Receipt]] = []  # heap; a receipt settled meanwhile is dropped when due
         self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
         self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
-        self._probed_last = False
+        self._passed_over = 0  # batches taken since the last probe, while suspects waited
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
         self._overdue: list[Receipt] = []
         self._expiring: dict[int, set[Receipt]] = {}  # by the second of the deadline, _BUCKETS sets each
@@ -276,7 +277,9 @@ class Prioritizer:
         """Tell what `take` would take. Call `release` and `overdue` first."""
         high, medium, low = (self.lanes[level] for level in RiskLevel)
         if suspects := self._next_probe():
-            return Demand(_level(suspects), probe=True)
+            # Without the patience of the reserve, a flood of HIGH would keep the permits from them for ever.
+            level = RiskLevel.HIGH if self._passed_over >= _PATIENCE else _level(suspects)
+            return Demand(level, probe=True)
         level = self._top()
         if level is None:
             return Demand(None)
@@ -294,12 +297,12 @@ class Prioritizer:
         """
         Remove and return the batch that ranks highest; empty if nothing is ready.
 
-        No ready receipt that stays behind outranks one in the batch.
+        No ready receipt that stays behind outranks one in the batch, unless suspects were passed over for long.
         """
         batch = Batch(self.subjects_per_event)
         if suspects := self._next_probe():
             self._suspects[_level(suspects)].popleft()
-            self._probed_last = True
+            self._passed_over = 0
             batch.is_probe = True
             for suspect in suspects:
                 if _has_expired(suspect, now):
@@ -308,7 +311,7 @@ class Prioritizer:
                     batch.add(suspect)
                     self._forget(suspect)
             return batch
-        self._probed_last = False
+        self._passed_over += 1
         for lane in self.lanes.values():
             while (receipt := lane.first) is not None:
                 if _has_expired(receipt, now):
@@ -328,13 +331,17 @@ class Prioritizer:
         """
         Return the suspects that `take` would take; none if it would take from the lanes.
 
-        Suspects rank by their level like all others, and take turns with their equals.
+        Suspects rank by their level like all others, and take turns with their equals. But they cannot ride along in
+        the spare seats of higher ones, so they are not passed over for ever.
         """
         suspects = self._first_suspects()
+        if not suspects:
+            self._passed_over = 0
+            return []
         level = self._top()
-        if not suspects or level is None or _RANK[_level(suspects)] < _RANK[level]:
+        if level is None or _RANK[_level(suspects)] < _RANK[level] or self._passed_over >= _PATIENCE:
             return suspects
-        return suspects if _level(suspects) is level and not self._probed_last else []
+        return suspects if _level(suspects) is level and self._passed_over > 0 else []
 
     def _first_suspects(self) -> list[Receipt]:
         for groups in self._suspects.values():
@@ -357,21 +364,23 @@ class Prioritizer:
         """
         Remove and return the receipt that makes room for a signal of level *newcomer*.
 
-        It is the oldest of the lowest level, of those that are ready if there are any; `None` if the newcomer itself
-        is the lowest and must be shed.
+        It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
         """
         for level in reversed(RiskLevel):
             if _RANK[level] < _RANK[newcomer]:
                 return None
-            victim = self.lanes[level].first or self._oldest_elsewhere(level)
+            victim = self._oldest(level)
             if victim is not None:
                 self._forget(victim)
                 return victim
         return None
 
-    def _oldest_elsewhere(self, level: RiskLevel) -> Receipt | None:
-        candidates = (receipt for receipt in self._elsewhere() if receipt.signal.risk_level is level)
-        return min(candidates, key=lambda receipt: receipt.place, default=None)
+    def _oldest(self, level: RiskLevel) -> Receipt | None:
+        first = self.lanes[level].first
+        ready = () if first is None else (first,)
+        # What failed within the longest delay is at most a window's requests, so this is a short search.
+        elsewhere = (receipt for receipt in self._elsewhere() if receipt.signal.risk_level is level)
+        return min(chain(ready, elsewhere), key=lambda receipt: receipt.place, default=None)
 
     def _elsewhere(self) -> Iterator[Receipt]:
         """Yield what waits outside the lanes."""

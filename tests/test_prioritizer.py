@@ -167,6 +167,23 @@ def test_a_group_of_which_nobody_is_left_is_no_demand():
 # -- demand
 
 
+def test_suspects_are_not_passed_over_for_ever():
+    """While HIGH come without end, every sixteenth batch still probes LOW suspects, and may spend the reserve on it."""
+    prioritizer = Prioritizer()
+    suspects = [receipt("LOW") for _ in range(4)]
+    admit(prioritizer, *suspects)
+    prioritizer.suspect(split(prioritizer.take(0.0).receipts))
+    batches = []
+    for _ in range(40):
+        admit(prioritizer, receipt("HIGH"))
+        prioritizer.release(0.0)
+        demand = prioritizer.demand()
+        assert demand.level is HIGH
+        batches.append(prioritizer.take(0.0))
+        assert batches[-1].is_probe == demand.probe
+    assert [number for number, batch in enumerate(batches) if batch.is_probe] == [14, 30]
+
+
 def test_demand_tells_when_the_last_two_high_came():
     """The limiter tells a lone HIGH from the first of a burst by when the last two were admitted."""
     prioritizer = Prioritizer()
@@ -422,20 +439,19 @@ def test_the_oldest_of_the_lowest_level_is_shed():
     assert is_empty(prioritizer)
 
 
-def test_what_is_held_or_suspected_can_be_shed_too():
-    """If none of the lowest level is ready, the oldest that waits elsewhere makes room."""
+def test_what_is_held_or_suspected_is_shed_in_its_turn():
+    """The oldest of the lowest level makes room wherever it waits: an older one that failed before a younger ready."""
     prioritizer = Prioritizer()
-    suspected, held, medium = receipt("LOW"), receipt("LOW"), receipt("MEDIUM")
+    suspected, held, medium, young = receipt("LOW"), receipt("LOW"), receipt("MEDIUM"), receipt("LOW")
     admit(prioritizer, suspected, held)
     prioritizer.take(0.0)
     prioritizer.put_back([held], 60.0)
     prioritizer.suspect([[suspected]], 60.0)
     prioritizer.admit(medium)
-    assert prioritizer.shed(HIGH) is suspected
-    settle(suspected)
-    assert prioritizer.shed(HIGH) is held
-    settle(held)
-    assert prioritizer.shed(HIGH) is medium
+    prioritizer.admit(young)
+    for oldest in (suspected, held, young, medium):
+        assert prioritizer.shed(HIGH) is oldest
+        settle(oldest)
     prioritizer.release(60.0)
     assert demand_of(prioritizer) == Demand(None)
     assert is_empty(prioritizer)
@@ -748,8 +764,7 @@ class PrioritizerMachine(RuleBasedStateMachine):
             assert victim is None
             return
         of_lowest = [each for each in self.waiting if each.signal.risk_level is lowest]
-        ready = [each for each in of_lowest if self.waiting[each].state == "ready"]
-        assert victim is min(ready or of_lowest, key=lambda each: self.waiting[each].place)
+        assert victim is min(of_lowest, key=lambda each: self.waiting[each].place)
         self.leave([victim])
 
     @rule(most=st.sampled_from([1, 5, 500]))

@@ -151,6 +151,7 @@ class Prioritizer:
         self._held: list[tuple[float, int, Receipt]] = []  # heap; a receipt settled meanwhile is dropped when due
         self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
         self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
+        self._probed_last = False
         self._passed_over = 0  # batches taken since the last probe, while suspects waited
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
         self._overdue: list[Receipt] = []
@@ -278,8 +279,7 @@ class Prioritizer:
         high, medium, low = (self.lanes[level] for level in RiskLevel)
         if suspects := self._next_probe():
             # Without the patience of the reserve, a flood of HIGH would keep the permits from them for ever.
-            level = RiskLevel.HIGH if self._passed_over >= _PATIENCE else _level(suspects)
-            return Demand(level, probe=True)
+            return Demand(RiskLevel.HIGH if self._passed_over >= _PATIENCE else _level(suspects), probe=True)
         level = self._top()
         if level is None:
             return Demand(None)
@@ -302,6 +302,7 @@ class Prioritizer:
         batch = Batch(self.subjects_per_event)
         if suspects := self._next_probe():
             self._suspects[_level(suspects)].popleft()
+            self._probed_last = True
             self._passed_over = 0
             batch.is_probe = True
             for suspect in suspects:
@@ -311,7 +312,8 @@ class Prioritizer:
                     batch.add(suspect)
                     self._forget(suspect)
             return batch
-        self._passed_over += 1
+        self._probed_last = False
+        self._passed_over += bool(self._first_suspects())
         for lane in self.lanes.values():
             while (receipt := lane.first) is not None:
                 if _has_expired(receipt, now):
@@ -335,13 +337,10 @@ class Prioritizer:
         the spare seats of higher ones, so they are not passed over for ever.
         """
         suspects = self._first_suspects()
-        if not suspects:
-            self._passed_over = 0
-            return []
         level = self._top()
-        if level is None or _RANK[_level(suspects)] < _RANK[level] or self._passed_over >= _PATIENCE:
+        if not suspects or level is None or _RANK[_level(suspects)] < _RANK[level] or self._passed_over >= _PATIENCE:
             return suspects
-        return suspects if _level(suspects) is level and self._passed_over > 0 else []
+        return suspects if _level(suspects) is level and not self._probed_last else []
 
     def _first_suspects(self) -> list[Receipt]:
         for groups in self._suspects.values():

@@ -181,7 +181,7 @@ def test_suspects_are_not_passed_over_for_ever():
         assert demand.level is HIGH
         batches.append(prioritizer.take(0.0))
         assert batches[-1].is_probe == demand.probe
-    assert [number for number, batch in enumerate(batches) if batch.is_probe] == [14, 30]
+    assert [number for number, batch in enumerate(batches) if batch.is_probe] == [15, 31]
 
 
 def test_demand_tells_when_the_last_two_high_came():
@@ -574,6 +574,7 @@ class PrioritizerMachine(RuleBasedStateMachine):
         self.groups = []  # of suspects, ready or not: [ready_at, receipts]
         self.flights = []
         self.probed_last = False
+        self.passed_over = 0
         self.settled = set()
 
     # the model
@@ -614,7 +615,8 @@ class PrioritizerMachine(RuleBasedStateMachine):
         if not lanes:
             return ready[0]
         rank, other = RANK[ready[0][1][0].signal.risk_level], RANK[lanes[0].signal.risk_level]
-        return ready[0] if rank < other or (rank == other and not self.probed_last) else None
+        turn = rank < other or (rank == other and not self.probed_last) or self.passed_over >= 15
+        return ready[0] if turn else None
 
     def expired(self, each):
         return each.deadline is not None and each.deadline <= self.now
@@ -688,7 +690,8 @@ class PrioritizerMachine(RuleBasedStateMachine):
         held += [at for at, group in self.groups if at > -math.inf and self.living(group)]
         assert self.real.ready_at() <= min(held, default=math.inf)  # what was settled may still be in the heap
         if probe := self.next_probe():
-            assert demand == Demand(probe[1][0].signal.risk_level, probe=True)
+            level = HIGH if self.passed_over >= 15 else self.living(probe[1])[0].signal.risk_level
+            assert demand == Demand(level, probe=True)
             return
         since = {
             level: next((self.waiting[r].since for r in ready if r.signal.risk_level is level), math.inf)
@@ -714,6 +717,8 @@ class PrioritizerMachine(RuleBasedStateMachine):
             riding, expired = self.expected_batch()
         batch = self.real.take(self.now)
         self.probed_last = batch.is_probe
+        waits = any(at == -math.inf and self.living(group) for at, group in self.groups)
+        self.passed_over = 0 if batch.is_probe else self.passed_over + waits
         assert batch.is_probe == bool(probe)
         assert batch.receipts == riding
         for each in expired:

@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="watch the real client at the real pace, against a local Okta"))
     _add_emulate(commands.add_parser("emulate", help="run a strict local Okta to send to"))
     _add_simulate(commands.add_parser("simulate", help="is the budget enough for my traffic? an hour in seconds"))
+    _add_providers(
+        commands.add_parser("providers", help="list, create or change who may send, and what Okta does with it")
+    )
     return parser
 
 
@@ -233,6 +236,34 @@ timestamps say when each signal came.""",
     add("--compare", action="store_true", help="beside it, the two clients that people make by hand")
     add("--plot", metavar="FILE.png", help="draw the queue and the waits over time (needs riskbatch[plot])")
     parser.set_defaults(command=_simulate)
+
+
+def _add_providers(parser: argparse.ArgumentParser) -> None:
+    _explain(
+        parser,
+        """\
+The risk providers of the org that OKTA_CLIENT_ORGURL names: at most three. A
+sender must be one before its first event, by the client id of its app, and what
+it sends changes nothing at sign-in until its action is enforce_and_log. A service
+app needs the scope okta.riskProviders.manage (okta.riskProviders.read to list).""",
+        "riskbatch providers list",
+        "riskbatch providers update Default --client-id 0oa1234 --action enforce_and_log",
+        "riskbatch providers create 'Edge detection' --client-id 0oa1234",
+    )
+    parser.set_defaults(command=_providers, verb="list")
+    verbs = parser.add_subparsers(title="what to do", metavar="VERB", dest="verb", required=True)
+    actions = ("none", "log_only", "enforce_and_log")
+    for verb in ("list", "create", "update"):
+        each = verbs.add_parser(verb, allow_abbrev=False)
+        each.add_argument("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
+        if verb == "list":
+            continue
+        each.add_argument("name", metavar="NAME", help="of the new one" if verb == "create" else "or id, of the one")
+        each.add_argument("--client-id", required=verb == "create", help="of the service app that sends")
+        default = "log_only" if verb == "create" else None
+        each.add_argument("--action", default=default, choices=actions, help="what Okta does with its events")
+        if verb == "update":
+            each.add_argument("--name", dest="new_name", metavar="NEW", help="a new name")
 
 
 def _per_second(text: str) -> float:
@@ -1209,3 +1240,28 @@ def _recorded(name: str) -> Iterator[rb.RiskSignal]:
                         refused += 1
     if refused:
         print(f"{_counted(refused, 'record')} of {name} left out, being no signal", file=sys.stderr)
+
+
+# -- providers
+
+
+def _providers(options: argparse.Namespace) -> int:
+    return asyncio.run(_call_providers(options))
+
+
+async def _call_providers(options: argparse.Namespace) -> int:
+    from .providers import MANAGE_SCOPE, READ_SCOPE, Providers  # noqa: PLC0415 - loaded only where it is used
+
+    scope = READ_SCOPE if options.verb == "list" else MANAGE_SCOPE
+    async with Providers.from_env(scope=scope, org_url=options.org_url) as providers:
+        if options.verb == "create":
+            found = [await providers.create(options.name, options.client_id, options.action)]
+        elif options.verb == "update":
+            changes = {"name": options.new_name, "client_id": options.client_id, "action": options.action}
+            found = [await providers.update(options.name, **changes)]
+        else:
+            found = await providers.list()
+    print(f"{'name':24} {'action':16} {'client id':24} id")
+    for each in found:
+        print(f"{_printable(each.name):24} {each.action:16} {_printable(each.client_id):24} {_printable(each.id)}")
+    return 0

@@ -185,9 +185,9 @@ class Client:
             AuthError: The credentials in a variable cannot be used; the message names it.
         """
         if "org_url" not in overrides:
-            overrides["org_url"] = _variable("OKTA_CLIENT_ORGURL")
+            overrides["org_url"] = org_url_from_env()
         if "auth" not in overrides:
-            overrides["auth"] = _auth_from_env()
+            overrides["auth"] = auth_from_env()
         return cls(**overrides)
 
     # -- life
@@ -466,14 +466,20 @@ _AUTH_VARIABLES = {
 _SWITCH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
-def _auth_from_env() -> Auth:
+def auth_from_env(scopes: str | None = None) -> Auth:
+    """
+    Return the credentials that the environment holds; see `Client.from_env`, which raises the same.
+
+    Args:
+        scopes: What a service app asks for, instead of what `OKTA_CLIENT_SCOPES` says.
+    """
     mode = os.environ.get("OKTA_CLIENT_AUTHORIZATIONMODE") or "SSWS"
     make = {"ssws": _api_token_from_env, "privatekey": _service_app_from_env}.get(mode.strip().lower())
     if make is None:
         why = " (a token from elsewhere could not be renewed)" if mode.strip().lower() == "bearer" else ""
         raise ConfigurationError(f"OKTA_CLIENT_AUTHORIZATIONMODE is {mode!r}{why}; it must be SSWS or PrivateKey")
     try:
-        return make()
+        return make(scopes)
     except AuthError as error:
         message = str(error)
     for argument, variable in _AUTH_VARIABLES.items():
@@ -482,7 +488,7 @@ def _auth_from_env() -> Auth:
     raise AuthError(message)  # outside of the handler, so that nothing of what failed hangs on it
 
 
-def _api_token_from_env() -> Auth:
+def _api_token_from_env(_: str | None) -> Auth:
     if not os.environ.get("OKTA_CLIENT_TOKEN") and os.environ.get("OKTA_CLIENT_PRIVATEKEY"):
         raise ConfigurationError(
             "OKTA_CLIENT_TOKEN is not set; for a service app set OKTA_CLIENT_AUTHORIZATIONMODE to PrivateKey"
@@ -490,7 +496,7 @@ def _api_token_from_env() -> Auth:
     return ApiToken(_variable("OKTA_CLIENT_TOKEN"))
 
 
-def _service_app_from_env() -> Auth:
+def _service_app_from_env(scopes: str | None) -> Auth:
     dpop = os.environ.get("OKTA_CLIENT_DPOPENABLED") or None
     if dpop is not None and dpop.strip().lower() not in _SWITCH:
         raise ConfigurationError(f"OKTA_CLIENT_DPOPENABLED is {dpop!r}; it must be true or false")
@@ -498,9 +504,14 @@ def _service_app_from_env() -> Auth:
         _variable("OKTA_CLIENT_CLIENTID"),
         _variable("OKTA_CLIENT_PRIVATEKEY"),
         key_id=os.environ.get("OKTA_CLIENT_KID") or None,
-        scopes=os.environ.get("OKTA_CLIENT_SCOPES") or RISK_EVENTS_SCOPE,
+        scopes=scopes or os.environ.get("OKTA_CLIENT_SCOPES") or RISK_EVENTS_SCOPE,
         dpop=None if dpop is None else _SWITCH[dpop.strip().lower()],
     )
+
+
+def org_url_from_env() -> str:
+    """Return the URL of the org that the environment names; see `Client.from_env`."""
+    return _variable("OKTA_CLIENT_ORGURL")
 
 
 def _variable(name: str) -> str:

@@ -21,7 +21,7 @@ import aiohttp
 from attrs import evolve, frozen
 
 from .auth import Auth, Credentials, Unauthenticated
-from .client import check_org_url
+from .client import auth_from_env, check_org_url, org_url_from_env
 from .errors import AuthError, ConfigurationError, RequestFailed
 from .renewal import call
 from .transport import Transport, Unanswered, open_session, over
@@ -158,6 +158,11 @@ class Providers:
         self._credentials = auth.for_org(self._org)
         self._transport = transport
         self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def from_env(cls, *, scope: str = MANAGE_SCOPE, org_url: str | None = None) -> Self:
+        """Read the environment as `Client.from_env` does; a service app asks for *scope* alone."""
+        return cls(org_url or org_url_from_env(), auth_from_env(scope))
 
     async def __aenter__(self) -> Self:
         if self._transport is None:

@@ -284,7 +284,7 @@ async def test_a_fault_is_one_line_and_nothing_is_sent(argv, reason, tmp_path, o
         ("OKTA_CLIENT_TOKEN", "{token}", "placeholder"),
         ("OKTA_CLIENT_TOKEN", "se cret", "without spaces"),
         ("OKTA_CLIENT_ORGURL", "", "OKTA_CLIENT_ORGURL is not set"),
-        ("OKTA_CLIENT_AUTHORIZATIONMODE", "Bearer", "only SSWS"),
+        ("OKTA_CLIENT_AUTHORIZATIONMODE", "Bearer", "SSWS or PrivateKey"),
     ],
 )
 async def test_the_environment_is_checked(name, value, reason, tmp_path, org, monkeypatch, capsys):
@@ -635,3 +635,20 @@ async def test_a_closed_stderr_stops_no_sending(tmp_path):
         status, _, _ = await ended(process)
 
         assert (status, len(okta.signals)) == (1, 40)
+
+
+async def test_providers_are_listed_created_and_changed(org, capsys):
+    """A newcomer sees the pre-made provider, takes it over and sets what Okta does with its events."""
+    async with scaled() as okta:
+        org(okta)
+        assert await run("providers", "list") == 0
+        assert "null" in capsys.readouterr().out
+        assert await run("providers", "update", "Default", "--client-id", "0oa1", "--action", "enforce_and_log") == 0
+        assert await run("providers", "create", "Edge detection", "--client-id", "0oa2") == 0
+        capsys.readouterr()
+        assert await run("providers", "list") == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"Default +enforce_and_log +0oa1 ", shown)
+        assert re.search(r"Edge detection +log_only +0oa2 ", shown)
+        assert await run("providers", "update", "Nobody", "--action", "none") == 2
+        assert "there is no provider 'Nobody'" in capsys.readouterr().err

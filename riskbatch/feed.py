@@ -17,6 +17,7 @@ from .errors import InvalidSignal, RiskbatchError
 from .signals import RiskSignal, parse_signals
 
 FORMATS = ("jsonl", "json", "csv")
+CHUNK = 16 * 1024  # bytes to push at a time: some 2 ms of parsing between two turns of the event loop
 MAX_RECORD = 1024 * 1024  # bytes; 50 subjects with every character escaped come to 175 kB
 MAX_ROW = 16 * 1024  # bytes of a CSV row over several lines: a quote that is never closed must not swallow the file
 SHOWN = 1000  # characters kept of a record that is too long

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import riskbatch as rb
-from riskbatch import cli
+from riskbatch import cli, send, terminal
 from riskbatch.feed import MAX_RECORD, MAX_ROW, Feed, Record, Unreadable, mended, refusal, signals
 
 CHUNK = 16 * 1024
@@ -318,7 +318,7 @@ def test_a_refused_record_is_always_json(value):
 def test_what_was_read_and_never_admitted_is_unsent():
     """The record that waits for room when the end comes is not forgotten."""
     file = io.StringIO()
-    ledger = cli._Ledger(cli._Screen(None), file, cli._Stop())
+    ledger = send._Ledger(terminal.Screen(None), file, terminal.Stop())
     ledger.read(Record(3, {"ip": "1.1.1.1", "riskLevel": "LOW"}))
     ledger.close("interrupted")
 
@@ -350,7 +350,7 @@ def test_a_limit_that_cannot_work_is_refused(text):
 @given(st.lists(st.text("abc", max_size=40), min_size=1, max_size=7), st.integers(0, 120))
 def test_the_progress_fits_the_terminal(parts, width):
     """Whatever there is to say and however narrow the terminal: one line, the most important first."""
-    line = cli._fit(parts, width)
+    line = terminal.fit(parts, width)
 
     assert len(line) <= width
     assert line.startswith(parts[0][:width])
@@ -359,8 +359,8 @@ def test_the_progress_fits_the_terminal(parts, width):
 @examples
 @given(st.text())
 def test_nothing_from_a_feed_steers_the_terminal(text):
-    assert cli._printable(text).isprintable()
-    assert len(cli._printable(text * 50)) <= 300
+    assert terminal.printable(text).isprintable()
+    assert len(terminal.printable(text * 50)) <= 300
 
 
 @pytest.mark.parametrize(

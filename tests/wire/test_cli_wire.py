@@ -18,7 +18,7 @@ from collections import Counter
 import pytest
 
 import riskbatch as rb
-from riskbatch import cli
+from riskbatch import cli, demo, send, terminal
 from riskbatch.emulator import DEFAULT_TOKEN, Fault, OktaEmulator
 
 pytestmark = pytest.mark.asyncio
@@ -176,15 +176,15 @@ async def test_memory_stays_flat_while_megabytes_are_read(tmp_path, org, monkeyp
     text = lines(*(signal_(number, message="x" * 300, **time_) for number in range(10_000)))
     (tmp_path / "feed").write_text(text)
     held = []
-    read = cli._Ledger.read
+    read = send._Ledger.read
 
     def spied(ledger, record):
         found = read(ledger, record)
         held.append(len(ledger._under_way))
         return found
 
-    monkeypatch.setattr(cli, "CAPACITY", 1500)
-    monkeypatch.setattr(cli._Ledger, "read", spied)
+    monkeypatch.setattr(send, "CAPACITY", 1500)
+    monkeypatch.setattr(send._Ledger, "read", spied)
     async with OktaEmulator(limit=30, period=1.0, latency=0.3) as okta:
         org(okta)
         assert await run("send", tmp_path / "feed", *LIMIT, "--subjects-per-event", "50", "--quiet") == 0
@@ -452,7 +452,7 @@ async def test_progress_on_a_terminal_is_one_line_that_fits(columns, tmp_path):
 
 async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeypatch, capsys):
     (tmp_path / "feed").write_text(lines(*(signal_(n) for n in range(900))))
-    monkeypatch.setattr(cli, "PLAIN_TICK", 0.25)
+    monkeypatch.setattr(send, "PLAIN_TICK", 0.25)
     async with scaled() as okta:
         org(okta)
         okta.faults += [Fault.unavailable()]
@@ -467,8 +467,8 @@ async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeyp
 async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
     """Why it goes slowly is said in the server's words."""
     (tmp_path / "feed").write_text(lines(signal_(1)))
-    monkeypatch.setattr(cli, "PLAIN_TICK", 0.0)
-    monkeypatch.setattr(cli, "TICK", 0.01)
+    monkeypatch.setattr(send, "PLAIN_TICK", 0.0)
+    monkeypatch.setattr(send, "TICK", 0.01)
     async with scaled(latency=0.05) as okta:
         org(okta)
         okta.faults += [Fault.unavailable()] * 4
@@ -483,7 +483,7 @@ async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
 async def test_the_demo_shows_what_the_product_promises():
     """The code of `riskbatch demo` at 15 times the speed: HIGH first, a failure survived, one refused, all told."""
     stream, began = io.StringIO(), time.monotonic()
-    status = await cli._Demo(stream, rb.RateLimit(30, 4.0)).run()
+    status = await demo._Demo(stream, rb.RateLimit(30, 4.0)).run()
     text = stream.getvalue()
 
     assert status == 0
@@ -538,7 +538,7 @@ async def test_colour_is_for_terminals_that_want_it(env, is_coloured, monkeypatc
         monkeypatch.setenv(name, value)
     stream = io.StringIO()
     stream.isatty = lambda: True
-    text = cli._Printer(stream, cli._Stop()).mix({"LOW": 2, "HIGH": 1}, 20)
+    text = demo._Printer(stream, terminal.Stop()).mix({"LOW": 2, "HIGH": 1}, 20)
 
     assert re.sub("\x1b\\[[0-9;]*m", "", text) == f"HIGH{X}1 LOW{X}2" + " " * 8
     assert ("\x1b" in text) == is_coloured

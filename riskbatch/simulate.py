@@ -46,7 +46,8 @@ class _JumpingSelector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("the simulation waits for something that can never happen")
-        self.now += max(0.0, timeout)
+        # As on a real clock, a turn takes time even without a wait: a timer that rounds to now would come for ever.
+        self.now += max(1e-9, timeout)
         return []
 
 
@@ -454,7 +455,7 @@ def plot(outcomes: list[Outcome], path: str) -> None:
     for column, outcome in enumerate(outcomes):
         depth, waits = axes[0][column], axes[1][column]
         depth.set_title(outcome.name)
-        for level, colour in colours.items():
+        for level, colour in reversed(colours.items()):  # HIGH on top
             if outcome.arrived[level]:
                 times = [sample.at / 60 for sample in outcome.samples]
                 depth.plot(times, [sample.waiting[level] for sample in outcome.samples], colour, label=level.value)
@@ -464,6 +465,8 @@ def plot(outcomes: list[Outcome], path: str) -> None:
         depth.legend()
     axes[0][0].set_ylabel("signals waiting")
     axes[0][0].set_yscale("symlog")
+    axes[0][0].set_ylim(bottom=0)
     axes[1][0].set_ylabel("wait, seconds")
     axes[1][0].set_yscale("symlog")
+    axes[1][0].set_ylim(bottom=0)
     figure.savefig(path)

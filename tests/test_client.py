@@ -558,3 +558,19 @@ async def test_the_log_names_no_signal(caplog):
     assert caplog.records
     assert "203.0.113" not in caplog.text
     assert "very-private" not in caplog.text
+
+
+async def test_two_clients_of_one_org_share_a_limiter():
+    """Clients that are given one `Limiter` keep one budget between them, and neither starves the other."""
+    org = FakeOrg()
+    limiter = rb.Limiter(rb.RateLimit(30, 60.0))
+    async with client(org, limit=limiter, close_timeout=0) as one, client(org, limit=limiter, close_timeout=0) as two:
+        for number in range(3000):
+            one.enqueue_nowait(signal(number, "LOW"))
+            two.enqueue_nowait(signal(number, "LOW"))
+        await asyncio.sleep(600)
+        accepted = one.statistics().accepted, two.statistics().accepted
+        assert one.statistics().permits == two.statistics().permits
+    assert org.org.most_in_any_window(60.0) <= 30
+    assert sum(accepted) > 20 * 25 * 10 * 0.9
+    assert min(accepted) > 0.2 * max(accepted)

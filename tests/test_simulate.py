@@ -1,5 +1,6 @@
 """The simulator: the real client on a virtual clock."""
 
+import asyncio
 import json
 import re
 
@@ -16,6 +17,7 @@ from riskbatch.simulate import (
     replay,
     report,
     riskbatch,
+    run_virtually,
     verdict,
 )
 
@@ -161,3 +163,26 @@ def test_traffic_that_makes_no_sense_is_refused_in_one_line(arguments, capsys):
     """A usage error exits with 2 and says what would be right."""
     assert main(["simulate", *arguments]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_time_passes_even_without_a_wait():
+    """A timer that rounds to now comes true at last, as on a real clock, instead of spinning for ever."""
+
+    async def turns():
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return loop.time() - start
+
+    assert 0 < run_virtually(turns()) < 1e-3
+
+
+def test_a_wait_for_nothing_is_an_error():
+    """What would hang for ever on a real clock ends at once."""
+
+    async def hang():
+        await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(RuntimeError, match="never happen"):
+        run_virtually(hang())

@@ -229,6 +229,163 @@ class Limiter:
         """
         Return the smallest even spacing from *now* on that never has to stop for a permit.
 
+        With f permits free, the (f+j)-th request from now needs the j-th permit that comes back. The last is that of
+        the request which leaves now, so the gap is at least the period's share of a permit.
+        """
+        window = self.window
+        free = window.free(now)
+        returns = [*window.returns(), *[now + window.rate.period] * window.in_flight]
+        return max((at - now) / (free + j) for j, at in enumerate(returns, 1) if free + j > 0)
+
+    def answered(self, now: float) -> None:
+        """Let the permit of a request that was answered, or given up, come back one period from *now*."""
+        self.in_flight -= 1
+        self._returns.append(now + self.rate.period + _CLOCKS)
+
+    def free(self, now: float) -> int:
+        """Return how many permits are free at *now*; negative while a lowered limit is overdrawn."""
+        while self._returns and self._returns[0] <= now:
+            self._returns.popleft()
+        others = self._used_by_others if now < self._others_until else 0
+        return self.limit - self.in_flight - len(self._returns) - others
+
+    def free_at(self, now: float, permits: int) -> float:
+        """Return the earliest instant at which *permits* are free; infinity if only an answer can tell."""
+        missing = permits - self.free(now)
+        if missing <= 0:
+            return now
+        returns = list(self._returns)
+        if now < self._others_until:
+            returns = sorted(returns + [self._others_until] * self._used_by_others)
+        return returns[missing - 1] if missing <= len(returns) else math.inf
+
+    def returns(self) -> list[float]:
+        """Return the instants at which answered permits come back, ascending."""
+        return list(self._returns)
+
+    def learn_limit(self, limits: Sequence[int]) -> None:
+        """Adopt the lowest of an answer's *limits* where it is lower than ours, until a later answer raises it."""
+        self.limit = min(self.rate.requests, max(1, min(limits)))
+
+    def learn_remainder(self, budget: Budget, now: float) -> None:
+        """
+        Adopt what an answer says is left, where it is less than our own count.
+
+        It means that others share the budget, or that this process has just restarted: the difference is gone until
+        the server's window resets.
+        """
+        resets_after = self.rate.period if budget.resets_after is None else min(budget.resets_after, self.rate.period)
+        if now >= self._others_until:
+            self._used_by_others = 0
+        surplus = self.free(now) - budget.remaining
+        if surplus > 0:
+            self._used_by_others += surplus
+            self._others_until = max(self._others_until, now + resets_after + _MARGIN)
+
+
+class Limiter:
+    """
+    The five rules over one window.
+
+    A client makes its own from its arguments. Clients of one org in one process can share one: then the window holds
+    for all of them together.
+
+    Args:
+        rate: The budget.
+        reserve: Permits that a request without HIGH leaves free; at most half of those there are.
+        linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
+            mapping by level; 1 and 5 where it says nothing.
+
+    Raises:
+        ConfigurationError: An argument cannot work; the message says which.
+    """
+
+    def __init__(
+        self,
+        rate: RateLimit = RateLimit(),
+        *,
+        reserve: int = 3,
+        linger: float | Mapping[RiskLevel, float] | None = None,
+    ) -> None:
+        if not isinstance(reserve, int) or isinstance(reserve, bool) or reserve < 0:
+            raise ConfigurationError(f"reserve is {reserve!r}; it must be a whole number of at least 0")
+        self.window = Window(rate)
+        self.held_until = -math.inf  # the server's word that nothing can be taken before
+        self.paced_at = -math.inf  # when the bucket will have room
+        self._pace = AsyncLimiter(1, rate.period / rate.requests)
+        self._reserve = reserve
+        self._linger = _by_level(linger)
+        self._watchers: set[Callable[[], None]] = set()
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* whenever an answer has changed what `next_at` returns."""
+        self._watchers.add(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Call *watcher* no more."""
+        self._watchers.discard(watcher)
+
+    def next_at(self, now: float, demand: Demand, *, flushing: bool = False, draining: bool = False) -> float:
+        """
+        Return the earliest instant at which a request for *demand* may leave, infinity if only a change can tell.
+
+        Args:
+            now: On the loop clock, in seconds.
+            demand: What the request would carry.
+            flushing: Somebody waits for all to be sent, so that nothing lingers.
+            draining: No further signal will come, so that nothing is gained by pace or reserve.
+        """
+        if demand.level is None:
+            return math.inf
+        high = demand.level is RiskLevel.HIGH
+        reserve = 0 if high or draining else min(self._reserve, self.window.limit // 2)
+        at = max(now, self.held_until, self.window.free_at(now, reserve + 1))
+        if not draining:
+            at = max(at, self._paced_at(now, demand))
+        if not (high or demand.full or demand.probe or flushing or draining):
+            at = max(at, self._lingers_until(demand))
+        return at
+
+    def _paced_at(self, now: float, demand: Demand) -> float:
+        """
+        Return when the pace lets a request for *demand* go; it is an express if that is before the bucket's time.
+
+        While half of the window is free, what counts is whether more HIGH are coming. The first HIGH after a third of
+        a gap without any is sent at once, which costs a burst one permit; those that follow wait for companions,
+        until no other has come for a third of a gap.
+        """
+        if demand.full_of_high:
+            return now
+        window = self.window
+        if demand.level is not RiskLevel.HIGH or window.free(now) * 2 < window.limit:
+            return self.paced_at
+        pause = window.rate.period / window.rate.requests / 3
+        is_first = demand.high_last - demand.high_before > pause
+        return min(self.paced_at, now if is_first else demand.high_last + pause)
+
+    def _lingers_until(self, demand: Demand) -> float:
+        return min(
+            demand.medium_since + self._linger[RiskLevel.MEDIUM],
+            demand.low_since + self._linger[RiskLevel.LOW],
+        )
+
+    def has_room(self, now: float) -> bool:
+        """Ask the bucket itself, once `next_at` has come; an express leaves before its time and is not held."""
+        return now < self.paced_at or self._pace.has_capacity()
+
+    async def depart(self, now: float) -> None:
+        """Take a permit, and fill a bucket that drains in the gap which the window affords. Does not suspend."""
+        self.window.depart()
+        gap = self._gap(now)
+        self.paced_at = now + gap
+        # A thousandth early: next_at predicts the bucket with other roundings, and must not be the earlier one.
+        self._pace = AsyncLimiter(1, gap * 0.999)
+        await self._pace.acquire()
+
+    def _gap(self, now: float) -> float:
+        """
+        Return the smallest even spacing from *now* on that never has to stop for a permit.
+
         With f permits free, the (f+j)-th request from now needs the j-th permit that comes back.
         """
         window = self.window

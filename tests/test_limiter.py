@@ -514,3 +514,31 @@ def test_the_window_counts_what_it_gave():
     assert window.free_at(5.0, 20) == 5.0
     assert window.free_at(100.0, 25) == math.inf
     assert window.free_at(100.0, 24) == 100.0
+
+
+async def test_the_gap_stretches_to_what_the_window_still_holds():
+    """After a burst the permits left are spread until the first of the burst's come back, so that none has to stop."""
+    rules = limiter()
+    start = clock()
+    for _ in range(24):
+        await rules.depart(start)
+        rules.answered(start)
+    at, gaps = start, []
+    for _ in range(6):
+        at = rules.next_at(at, ONE_HIGH)
+        await rules.depart(at)
+        rules.answered(at)
+        gaps.append(at)
+    waits = [later - earlier for earlier, later in pairwise([start, *gaps, start + 60])]
+    assert all(wait == pytest.approx(60 / 7, rel=0.01) for wait in waits)
+
+
+async def test_the_gap_is_never_shorter_than_the_budget_allows_for_long():
+    """With a free window ordinary requests still leave a period's share apart, not as fast as permits allow."""
+    rules = limiter()
+    start = clock()
+    await rules.depart(start)
+    assert rules.next_at(start, ONE_HIGH) == pytest.approx(start + 2.0, rel=0.01)
+    rules.window.answered(start - 59.0)  # its permit comes back in a second
+    await rules.depart(start)
+    assert rules.next_at(start, ONE_HIGH) >= start + 2.0

@@ -112,10 +112,15 @@ class Screen:
         return f"\r{' ' * drawn}\r" if drawn else ""
 
     def _write(self, text: str) -> None:
-        if self._stream is not None and text:
+        if self._stream is None or not text:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # the reader has left
+            # What could not be written stays in the buffer, and the interpreter would fail on it at the very end.
             with suppress(OSError, ValueError):
-                self._stream.write(text)
-                self._stream.flush()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 def because(error: OSError) -> str:

@@ -437,7 +437,7 @@ class SqliteStore:
         until = datetime.now(UTC) - self._keep if self._keep is not None else datetime.max.replace(tzinfo=UTC)
         db.execute("DELETE FROM settled WHERE settled_at < ?", (_to_int(until),))
         while (free := db.execute("PRAGMA freelist_count").fetchone()[0]) and self._operations.empty():
-            db.execute("PRAGMA incremental_vacuum(500)").fetchall()
+            db.executescript("PRAGMA incremental_vacuum(500)")  # `execute` would stop after one page
         db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return bool(free) or db.execute("SELECT EXISTS (SELECT 1 FROM settled)").fetchone()[0] == 1
 

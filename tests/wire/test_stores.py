@@ -2,19 +2,28 @@
 
 import asyncio
 import json
+import os
+import random
+import shutil
+import signal
 import sqlite3
+import stat
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
 from riskbatch.stores import durable, sqlite
+from riskbatch.wire import Response
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
 FAST = rb.RateLimit(30, 1.0)
@@ -61,6 +70,14 @@ class Holding:
         self.departed.set()
         self.carried += [s["ip"] for event in json.loads(request.body) for s in event["subjects"]]
         await asyncio.get_running_loop().create_future()
+
+
+class Accepting(Holding):
+    """A transport that accepts everything at once."""
+
+    async def __call__(self, request):
+        self.carried += [s["ip"] for event in json.loads(request.body) for s in event["subjects"]]
+        return Response(202, CIMultiDict(), b"")
 
 
 @pytest.fixture
@@ -302,22 +319,17 @@ def small_memory(monkeypatch):
 async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memory):
     """Of a backlog only the oldest are in memory; all are counted, and sent in order, before what comes now."""
     await leave(okta, path, [*signals(300), *signals(200, "HIGH", 1000)])
-    async with OktaEmulator(limit=1000, period=1.0) as okta:
-        async with client(okta, rb.SqliteStore(path), limit=rb.RateLimit(1000, 1.0)) as c:
-            assert c.statistics().waiting == 500
-            assert c._queue._prioritizer.size <= 100
-            new = await c.enqueue_many(signals(30, "HIGH", 5000))
-            assert balanced(c)
-            assert await c.flush(20) == 0
-            assert balanced(c)
-            assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in new)
-        expected = [ip(1000 + i) for i in range(200)] + [ip(5000 + i) for i in range(30)] + [ip(i) for i in range(300)]
-        sent = [s.ip for s in sorted(okta.signals, key=lambda s: expected.index(s.ip))]
-        assert sent == expected
-        numbers = [expected.index(s.ip) // 20 for s in okta.signals]
-        assert all(abs(number - place // 20) <= 2 for place, number in enumerate(numbers)), (
-            "beyond what overtakes on the way"
-        )
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
+        assert c.statistics().waiting == 500
+        assert c._queue._prioritizer.size <= 100
+        new = await c.enqueue_many(signals(30, "HIGH", 5000))
+        assert balanced(c)
+        assert await c.flush(20) == 0
+        assert balanced(c)
+        assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in new)
+    highs = [*range(1000, 1200), *range(5000, 5030)]
+    assert accepting.carried == [ip(number) for number in [*highs, *range(300)]]
 
 
 async def test_rows_in_the_store_are_expired_and_counted(okta, path, small_memory):
@@ -394,3 +406,354 @@ async def test_the_file_shrinks(okta, path, monkeypatch):
             break
     await store.close()
     assert path.stat().st_size < large / 10
+
+
+# -- kill -9 and the power cut
+
+KILLS = int(os.environ.get("RISKBATCH_KILLS", "30"))
+VICTIM = Path(__file__).with_name("durable_victim.py")
+
+
+class Victim:
+    """A process that enqueues into a file; `acknowledged` is what its `enqueue` has returned for."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.acknowledged: list[str] = []
+        self.opened = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, okta: OktaEmulator, path: Path, first: int = 0) -> "Victim":
+        arguments = [str(VICTIM), okta.url, okta.token, str(path), str(first)]
+        environment = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            )
+        )
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            if line == b"open\n":
+                self.opened.set()
+            elif line.endswith(b"\n"):
+                self.acknowledged.append(line.decode().strip())
+        self.opened.set()
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+        await self._reader
+
+
+def frozen_copy(victim: Victim, path: Path, to: Path) -> None:
+    """Copy the file and its log as they are at this instant."""
+    os.kill(victim.process.pid, signal.SIGSTOP)
+    try:
+        while Path(f"/proc/{victim.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            time.sleep(0.0005)
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}{suffix}", f"{to}{suffix}")
+    finally:
+        os.kill(victim.process.pid, signal.SIGCONT)
+
+
+async def test_kill_9_loses_nothing(path):
+    """
+    A signal whose `await enqueue` returned survives `kill -9` and is submitted at least once.
+
+    The process is killed again and again at random moments, its start included; in the end every acknowledged signal
+    is accepted by the org or in the file, and a last client sends the rest. What was settled is gone.
+    """
+    rng = random.Random(KILLS)
+    acknowledged: set[str] = set()
+    async with OktaEmulator(limit=30, period=0.6) as okta:
+        for turn in range(KILLS):
+            victim = await Victim.start(okta, path, turn * 20_000)
+            if rng.random() < 0.8:
+                await victim.opened.wait()
+                await asyncio.sleep(rng.random() * 0.4)
+            else:
+                await asyncio.sleep(0.2 + rng.random() * 0.3)
+            await victim.kill()
+            acknowledged |= set(victim.acknowledged)
+            if path.exists():
+                there = {s.ip for s in okta.signals} | set(in_file(path))
+                assert acknowledged <= there, f"lost in turn {turn}: {sorted(acknowledged - there)[:5]}"
+        assert len(acknowledged) > KILLS
+        left = in_file(path)
+        async with OktaEmulator(limit=1000, period=0.6) as last:
+            async with client(last, rb.SqliteStore(path), limit=rb.RateLimit(1000, 0.6), close_timeout=30) as c:
+                assert await c.flush(30) == 0
+            assert {s.ip for s in last.signals} == set(left)
+            assert acknowledged <= {s.ip for s in okta.signals} | {s.ip for s in last.signals}
+    assert in_file(path) == []
+
+
+async def test_a_power_cut_loses_nothing(path, tmp_path):
+    """Copies of the file and its log, taken at any instant, open cleanly and hold all that was acknowledged before."""
+    rng = random.Random(7)
+    async with OktaEmulator(limit=30, period=0.6) as okta:
+        victim = await Victim.start(okta, path)
+        await victim.opened.wait()
+        try:
+            for turn in range(max(10, KILLS // 2)):
+                await asyncio.sleep(rng.random() * 0.1)
+                acknowledged = set(victim.acknowledged)
+                accepted_before = {s.ip for s in okta.signals}
+                frozen_copy(victim, path, copy := tmp_path / f"copy-{turn}.db")
+                store = rb.SqliteStore(copy)
+                await store.open()
+                await store.close()
+                assert acknowledged <= set(in_file(copy)) | {s.ip for s in okta.signals} | accepted_before
+        finally:
+            await victim.kill()
+    assert len(acknowledged) > 50
+
+
+async def test_the_lock_ends_with_its_process(path):
+    """While another process has the file, it cannot be opened, and the error names both; kill -9 frees it at once."""
+    async with OktaEmulator() as okta:
+        victim = await Victim.start(okta, path)
+        await victim.opened.wait()
+        with pytest.raises(rb.StoreError, match=rf"signals\.db is in use by process {victim.process.pid}"):
+            await rb.SqliteStore(path).open()
+        await victim.kill()
+        store = rb.SqliteStore(path)
+        await store.open()
+        await store.close()
+
+
+# -- faults
+
+
+async def test_a_full_disk_admits_nothing_and_loses_nothing(okta, path):
+    """With a full disk `enqueue` raises StoreError and admits nothing; once there is room, all goes on."""
+    async with client(okta, rb.SqliteStore(path)) as c:
+        first = await c.enqueue(signals(1)[0])
+        await first
+        pages = await c._store._ask(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await c._store._ask(lambda db: db.execute(f"PRAGMA max_page_count={pages}").fetchall())
+        with pytest.raises(rb.StoreError, match=r"signals\.db: database or disk is full"):
+            await c.enqueue_many(signals(400, message="m" * 500))
+        assert c.statistics().admitted == 1
+        assert c._queue._promised == 0
+        assert balanced(c)
+        await c._store._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
+        second = await c.enqueue(signals(1)[0])
+        assert isinstance(await second, rb.Accepted)
+    assert in_file(path) == []
+
+
+async def test_a_settlement_that_fails_is_written_again(okta, path, monkeypatch, caplog):
+    """If the store cannot be told what is settled, that is logged and tried again; nothing is counted twice."""
+    monkeypatch.setattr(sqlite, "_RETRY", 0.05)
+    real = sqlite.SqliteStore._end
+    failures = iter(range(3))
+
+    def fail(self, db, ends):
+        if next(failures, None) is not None:
+            raise sqlite3.OperationalError("disk I/O error")
+        real(self, db, ends)
+
+    monkeypatch.setattr(sqlite.SqliteStore, "_end", fail)
+    async with client(okta, rb.SqliteStore(path)) as c:
+        receipts = await c.enqueue_many(signals(20))
+        assert await c.flush(5) == 0
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            if not in_file(path):
+                break
+        assert c.statistics().accepted == 20
+        assert balanced(c)
+    assert in_file(path) == []
+    assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
+    assert "disk I/O error" in caplog.text
+
+
+async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monkeypatch):
+    """If `enqueue` is cancelled while its transaction is under way, the row is gone when it returns."""
+    real = sqlite.insert
+    begun = threading.Event()
+
+    def slow(db, rows):
+        begun.set()
+        time.sleep(0.05)
+        real(db, rows)
+
+    monkeypatch.setattr(sqlite, "insert", slow)
+    async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
+        task = asyncio.create_task(c.enqueue(signals(1)[0]))
+        while not begun.is_set():  # noqa: ASYNC110 - it is another thread's
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert in_file(path) == []
+        assert c.statistics().admitted == 0
+
+
+async def test_a_locked_file_is_a_store_error(okta, path, monkeypatch):
+    """If another program locks the file for long, `enqueue` raises StoreError and admits nothing."""
+    async with client(okta, rb.SqliteStore(path)) as c:
+        await c._store._ask(lambda db: db.execute("PRAGMA busy_timeout=50").fetchall())
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(rb.StoreError, match="database is locked"):
+                await c.enqueue(signals(1)[0])
+            other.execute("ROLLBACK")
+        assert isinstance(await (await c.enqueue(signals(1)[0])), rb.Accepted)
+        assert c.statistics().admitted == 1
+
+
+async def test_one_file_has_one_sender(okta, path):
+    """A second client of the same process cannot open the file; the first is not disturbed."""
+    async with client(okta, rb.SqliteStore(path)) as c:
+        with pytest.raises(rb.StoreError, match=r"signals\.db is in use"):
+            async with client(okta, rb.SqliteStore(path)):
+                pass
+        with pytest.raises(rb.StoreError, match="already open"):
+            async with client(okta, c._store):
+                pass
+        assert isinstance(await (await c.enqueue(signals(1)[0])), rb.Accepted)
+
+
+def other_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE t (a)")
+
+
+def later_version(path: Path) -> None:
+    sqlite._create(str(path))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version=99")
+
+
+def torn(path: Path) -> None:
+    sqlite._create(str(path))
+    with closing(sqlite3.connect(path)) as db, db:
+        sqlite.insert(db, [(n, "10.0.0.1", "m" * 500, 0, None, 0) for n in range(1, 200)])
+    content = bytearray(path.read_bytes())
+    content[8192:20000] = b"\xa5" * (20000 - 8192)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.write_text("some notes\n" * 100), "not a store of riskbatch"),
+        (other_database, "another SQLite database"),
+        (later_version, "has version 99"),
+        (torn, "is damaged"),
+    ],
+)
+async def test_a_file_that_is_no_store_is_refused_and_untouched(path, make, why):
+    """A foreign, damaged or later file is refused with its name, and not one byte of it changes."""
+    make(path)
+    before = path.read_bytes()
+    store = rb.SqliteStore(path)
+    with pytest.raises(rb.StoreError, match=rf"signals\.db .*{why}"):
+        await store.open()
+    assert path.read_bytes() == before
+    assert threading.active_count() == 1
+
+
+async def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):
+    """A folder that is not there, or that is no place for files, raises StoreError with its name."""
+    for place in (tmp_path / "nowhere" / "signals.db", Path("/proc/signals.db")):
+        with pytest.raises(rb.StoreError, match=str(place)):
+            await rb.SqliteStore(place).open()
+
+
+async def test_a_read_only_file_is_a_store_error(path, monkeypatch):
+    """A file that may only be read is refused when the client is opened, not when the first signal comes."""
+    sqlite._create(str(path))
+    real = sqlite3.connect
+
+    def read_only(name, **options):
+        return real(name if "uri" in options else f"file:{name}?mode=ro", **(options | {"uri": True}))
+
+    monkeypatch.setattr(sqlite3, "connect", read_only)
+    with pytest.raises(rb.StoreError, match="readonly"):
+        await rb.SqliteStore(path).open()
+
+
+async def test_an_older_file_is_brought_up(path, monkeypatch):
+    """A file of version 1, stored as it was written then, opens with its signals; a later version migrates it once."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((Path(__file__).parents[1] / "data" / "store-v1.sql").read_text())
+    store = rb.SqliteStore(path)
+    assert (await store.open()).waiting == {rb.RiskLevel.HIGH: 1, rb.RiskLevel.MEDIUM: 0, rb.RiskLevel.LOW: 1}
+    (high,) = await store.load(rb.RiskLevel.HIGH, 0, 10)
+    seen = datetime(2026, 5, 17, 1, 2, 3, 456789, tzinfo=UTC)
+    assert high.signal == rb.RiskSignal("2001:db8::1", "HIGH", message="a message", timestamp=seen)
+    await store.close()
+    monkeypatch.setattr(sqlite, "VERSION", 2)
+    monkeypatch.setattr(sqlite, "MIGRATIONS", {1: "ALTER TABLE signals ADD COLUMN note TEXT; DELETE FROM settled"})
+    for _ in range(2):
+        await store.open()
+        assert len(await store.load(rb.RiskLevel.LOW, 0, 10)) == 1
+        await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+
+
+async def test_the_clock_is_set_back(okta, path):
+    """Rows from the future, as a clock that was set back leaves them, are sent all the same, in their order."""
+    await leave(okta, path, signals(3))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE signals SET enqueued_at = enqueued_at + 86400000000")
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting) as c:
+        assert c.statistics().oldest_waiting >= 0
+        await c.enqueue(signals(1, start=9)[0])
+        await c.flush(5)
+    assert accepting.carried == [ip(0), ip(1), ip(2), ip(9)]
+
+
+async def test_what_a_killed_owner_left_may_have_arrived(okta, path):
+    """What a clean end left surely did not arrive unless it is said; of what a kill left, nobody can know."""
+    await leave(okta, path, signals(30))
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), **options):
+        pass
+    assert sum(receipt.outcome.may_have_arrived for receipt in settled) == 20
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE state SET clean = 0")
+    settled.clear()
+    async with client(okta, rb.SqliteStore(path), **options):
+        pass
+    assert all(receipt.outcome.may_have_arrived for receipt in settled)
+    assert len(settled) == 30
+
+
+async def test_nobody_else_can_read_the_files(okta, path):
+    """The file, its log and its index have mode 0600, and no credentials are in any of them."""
+    old = os.umask(0)
+    try:
+        async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
+            await c.enqueue_many(signals(10))
+            files = list(path.parent.glob("signals.db*"))
+            assert {file.name.removeprefix("signals.db") for file in files} == {"", "-wal", "-shm", "-lock"}
+            for file in files:
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                assert okta.token.encode() not in file.read_bytes()
+    finally:
+        os.umask(old)
+
+
+def test_arguments_that_cannot_work_are_refused():
+    """A store's arguments, and what is no store, are refused when they are given."""
+    with pytest.raises(rb.ConfigurationError, match="synchronous"):
+        rb.SqliteStore("x", synchronous="OFF")
+    with pytest.raises(rb.ConfigurationError, match="keep_settled"):
+        rb.SqliteStore("x", keep_settled=timedelta(0))
+    with pytest.raises(rb.ConfigurationError, match="store"):
+        rb.Client("https://acme.okta.com", rb.ApiToken("t" * 20), store="signals.db")

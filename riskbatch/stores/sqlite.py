@@ -206,17 +206,7 @@ class SqliteStore:
         now = _to_int(datetime.now(UTC))
         first = self._next
         self._next = first + len(signals)
-        rows = [
-            (
-                (_RANK[signal.risk_level] << _SHIFT) + number,
-                signal.ip,
-                signal.message,
-                _to_int(signal.timestamp),
-                None if signal.expires_at is None else _to_int(signal.expires_at),
-                now,
-            )
-            for number, signal in enumerate(signals, first)
-        ]
+        rows = rows_of(signals, first, now)
         add = _Add(rows, self._loop.create_future())
         self._submit(add)
         try:
@@ -581,7 +571,7 @@ def _create(path: str) -> None:
         os.close(folder)
 
 
-def check(path: str) -> None:
+def check(path: str, *, thorough: bool = True) -> None:
     """
     Refuse what is no store, without touching it.
 
@@ -599,6 +589,8 @@ def check(path: str) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise StoreError(f"{path} has version {version}; this riskbatch knows versions up to {VERSION}")
+        if not thorough:
+            return
         try:
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.DatabaseError as error:
@@ -629,6 +621,21 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 _INSERT = f"INSERT INTO signals ({_COLUMNS}) VALUES "  # noqa: S608 - constants
 _PLACES = "(?, ?, ?, ?, ?, ?)"
+
+
+def rows_of(signals: Sequence[RiskSignal], first: int, now: int) -> list[_Row]:
+    """Return the rows of *signals*, which are numbered from *first*."""
+    return [
+        (
+            (_RANK[signal.risk_level] << _SHIFT) + number,
+            signal.ip,
+            signal.message,
+            _to_int(signal.timestamp),
+            None if signal.expires_at is None else _to_int(signal.expires_at),
+            now,
+        )
+        for number, signal in enumerate(signals, first)
+    ]
 
 
 def insert(db: sqlite3.Connection, rows: Sequence[_Row]) -> None:

@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores import durable, sqlite
+from riskbatch.stores import admin, durable, sqlite
 from riskbatch.wire import Response
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
@@ -757,3 +757,70 @@ def test_arguments_that_cannot_work_are_refused():
         rb.SqliteStore("x", keep_settled=timedelta(0))
     with pytest.raises(rb.ConfigurationError, match="store"):
         rb.Client("https://acme.okta.com", rb.ApiToken("t" * 20), store="signals.db")
+
+
+# -- operators
+
+
+async def test_operators_read_while_a_client_runs(okta, path):
+    """A running client's file can be listed, counted and exported; changing it is refused."""
+    until = soon(3600)
+    sent = [*signals(3), *signals(2, "HIGH", 100, expires_at=until, message="m")]
+    async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
+        await c.enqueue_many(sent)
+        listed = list(admin.ls(path))
+        assert [waiting.signal for waiting in listed] == [*sent[3:], *sent[:3]]
+        assert [w.signal for w in admin.ls(path, rb.RiskLevel.HIGH)] == sent[3:]
+        numbers = admin.stats(path)
+        assert numbers.waiting == {rb.RiskLevel.HIGH: 2, rb.RiskLevel.MEDIUM: 0, rb.RiskLevel.LOW: 3}
+        assert set(numbers.oldest) == {rb.RiskLevel.HIGH, rb.RiskLevel.LOW}
+        assert (numbers.expired, numbers.settled, numbers.owner) == (0, {}, os.getpid())
+        assert numbers.size > 0
+        assert list(admin.export_signals(path)) == [waiting.signal.to_json() for waiting in listed]
+        for change in (lambda: admin.drop(path), lambda: admin.import_signals(path, sent)):
+            with pytest.raises(rb.StoreError, match="in use"):
+                change()
+    assert admin.stats(path).owner is None
+    assert len(in_file(path)) == 5
+
+
+async def test_operators_import_and_drop(okta, path):
+    """What is imported is sent by the next client, behind what waited; what is dropped is not."""
+    await leave(okta, path, signals(5))
+    assert admin.import_signals(path, signals(2500, start=10)) == 2500
+    rows = [waiting.row for waiting in admin.ls(path)]
+    assert len(rows) == 2505
+    assert admin.drop(path, row=rows[0]) == 1
+    assert admin.drop(path, level=rb.RiskLevel.HIGH) == 0
+    assert admin.drop(path, level=rb.RiskLevel.LOW, before=soon(-3600)) == 0
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
+        assert await c.flush(20) == 0
+    assert accepting.carried == [ip(i) for i in [1, 2, 3, 4, *range(10, 2510)]]
+    assert admin.import_signals(path, signals(3)) == 3
+    assert admin.drop(path) == 3
+    with pytest.raises(rb.InvalidSignal):
+        admin.import_signals(path, ["no signal"])
+
+
+async def test_operators_see_outcomes(okta, path):
+    """With `keep_settled`, operators see how signals ended."""
+    async with client(okta, rb.SqliteStore(path, keep_settled=timedelta(days=1))) as c:
+        receipt = await c.enqueue(signals(1, "MEDIUM")[0])
+        outcome = await receipt
+    (ended,) = admin.settled(path)
+    assert (ended.signal, ended.outcome, ended.detail) == (
+        receipt.signal,
+        "Accepted",
+        {"request_id": outcome.request_id},
+    )
+    assert admin.stats(path).settled == {"Accepted": 1}
+
+
+def test_operators_are_told_what_is_no_store(tmp_path):
+    """A file that is not there, or is no store, is a StoreError that names it, and none is made."""
+    (tmp_path / "notes.txt").write_text("notes")
+    for name in ("nothing.db", "notes.txt"):
+        with pytest.raises(rb.StoreError, match=name):
+            list(admin.ls(tmp_path / name))
+    assert not (tmp_path / "nothing.db").exists()

@@ -10,11 +10,13 @@ from .errors import (
     QueueFull,
     RequestFailed,
     RiskbatchError,
+    StoreError,
     WrongLoop,
 )
 from .limiter import Limiter, RateLimit
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
+from .stores import SqliteStore, Store
 
 __all__ = [
     "Abandoned",
@@ -38,7 +40,10 @@ __all__ = [
     "RiskbatchError",
     "ServiceApp",
     "Shed",
+    "SqliteStore",
     "Statistics",
+    "Store",
+    "StoreError",
     "Superseded",
     "WrongLoop",
     "parse_signals",

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, get_args
 
@@ -25,6 +26,8 @@ from .queue import SLICE, Queue, WhenFull
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
 from .sender import Sender
 from .signals import RiskLevel, RiskSignal
+from .stores import Store
+from .stores.durable import DurableQueue
 from .transport import Transport, open_session, over
 from .wire import MAX_SUBJECTS, PATH
 
@@ -40,7 +43,7 @@ class Statistics:
     A snapshot of one client. At any instant `admitted == settled + waiting + in_flight`.
 
     Attributes:
-        admitted: Signals that were let in since the client was opened.
+        admitted: Signals that were let in since the client was opened, and those that it found in its store.
         accepted: Signals that Okta took.
         rejected: Signals that Okta refused one by one.
         expired: Signals whose `expires_at` passed before they could be sent.
@@ -105,6 +108,8 @@ class Client:
         limit: The share of the org's budget that this client may use; a server that says less is believed. A
             `Limiter` is for several clients of one org, and brings its own *reserve* and *linger*.
         reserve: Requests in each window that only a payload with a HIGH may use.
+        store: A `SqliteStore`, for signals that outlive the process: `enqueue` returns when its file has the signal,
+            and what a former process left there is sent. `None` keeps signals in memory.
         capacity: The most unsettled signals; bounds the memory.
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
@@ -131,6 +136,7 @@ class Client:
         *,
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
+        store: Store | None = None,
         capacity: int = 100_000,
         when_full: WhenFull = "wait",
         linger: float | Mapping[RiskLevel, float] | None = None,
@@ -157,7 +163,10 @@ class Client:
             raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
         if not isinstance(auth, Auth):
             raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken or a ServiceApp")
+        if not isinstance(store, Store | None):
+            raise ConfigurationError(f"store is a {type(store).__name__}; it must be a Store, such as a SqliteStore")
         self._auth = auth
+        self._store = store
         self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)
         self._capacity = capacity
         self._when_full: WhenFull = when_full
@@ -196,23 +205,36 @@ class Client:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
         self._loop = asyncio.get_running_loop()
-        self._queue = Queue(
-            Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce),
-            capacity=self._capacity,
-            when_full=self._when_full,
-            coalesce=self._coalesce,
-            on_settled=self._on_settled,
-        )
+        credentials = self._auth.for_org(self._org)
+        self._queue = await self._open_queue()
         own_session = None
         transport = self._transport
         if transport is None:
             session = self._session or (own_session := open_session())
             transport = over(session)
-        credentials = self._auth.for_org(self._org)
         self._sender = Sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
         self._life.add_done_callback(lambda _: self._bury(own_session))
         return self
+
+    async def _open_queue(self) -> Queue:
+        prioritizer = Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce)
+        make = Queue if self._store is None else partial(DurableQueue, self._store)
+        queue = make(
+            prioritizer,
+            capacity=self._capacity,
+            when_full=self._when_full,
+            coalesce=self._coalesce,
+            on_settled=self._on_settled,
+        )
+        if isinstance(queue, DurableQueue) and self._store is not None:
+            backlog = await self._store.open(by_address=self._coalesce)
+            try:
+                await queue.recover(backlog)
+            except BaseException:
+                await queue.finish()
+                raise
+        return queue
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -233,11 +255,15 @@ class Client:
             logger.exception("the sender for %s failed; the client is closed", self._org)
         finally:
             self._queue.close(reason)
+            if isinstance(self._queue, DurableQueue):
+                await self._queue.written()
             with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
                 while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                     await asyncio.sleep(0)
             while self._queue.abandon(reason):
                 pass
+            if isinstance(self._queue, DurableQueue):
+                await self._queue.finish()
             if own_session is not None:
                 await own_session.close()
             if not self._closing:  # last, since a warning may be an error
@@ -248,6 +274,8 @@ class Client:
         self._queue.close(_CANCELLED)
         while self._queue.abandon(_CANCELLED):
             pass
+        if self._store is not None:
+            self._store.abort()
         if own_session is not None and not own_session.closed:
             own_session.detach()  # it has no connection yet
 
@@ -302,6 +330,7 @@ class Client:
         Raises:
             QueueFull: No room came within *timeout*, or `when_full` is "reject".
             ClientClosed: The client is not open, or it was closed while this call waited.
+            StoreError: The store could not take it; it was not admitted.
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
@@ -314,6 +343,7 @@ class Client:
 
         Raises:
             QueueFull: There is no room, and `when_full` is not "shed".
+            StoreError: The client has a store, for which one must wait.
             ClientClosed: The client is not open.
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
@@ -330,7 +360,8 @@ class Client:
         client is closed then, those before stay admitted: they are sent, and `on_settled` tells their outcomes.
 
         Raises:
-            QueueFull, ClientClosed, InvalidSignal, WrongLoop: As `enqueue`.
+            QueueFull, ClientClosed, StoreError, InvalidSignal, WrongLoop: As `enqueue`; those before stay admitted too
+                if the store fails on the way.
         """
         self._check_open()
         signals = list(signals)

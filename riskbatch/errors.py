@@ -8,6 +8,7 @@ The exceptions, by whose fault each one is.
     ├── ClientClosed         the caller's: the client is not open (yet, or any more)
     ├── WrongLoop            the caller's: another event loop, thread or forked process (also a RuntimeError)
     ├── AuthError            the caller's: credentials that cannot be used as they are
+    ├── StoreError           the disk's, or another process's: the durable store cannot be used as asked
     └── RequestFailed        the server's: a call outside of the queue was refused or not answered
 
 What the server thinks of a signal is never an exception; it is an outcome (see receipts.py). Anything else that
@@ -67,6 +68,10 @@ class WrongLoop(RiskbatchError, RuntimeError):  # noqa: N818 - reads as the othe
 
 class AuthError(RiskbatchError):
     """Credentials that cannot be used as they are: malformed, unreadable, or of a kind Okta does not take."""
+
+
+class StoreError(RiskbatchError):
+    """The durable store cannot be opened, read or written; the message names the file. Nothing was admitted."""
 
 
 class RequestFailed(RiskbatchError):  # noqa: N818 - reads as the others do

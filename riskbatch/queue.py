@@ -84,7 +84,7 @@ class Queue:
 
     def room(self) -> int:
         """Return how many signals could be admitted now, beyond those that were promised a place."""
-        return self._capacity - self._prioritizer.size - self.in_flight - self._promised
+        return self._capacity - self.waiting - self.in_flight - self._promised
 
     def _has_place_for(self, signal: RiskSignal) -> bool:
         return self.room() > 0 or (self._coalesce and self._supersedes(signal))
@@ -113,16 +113,16 @@ class Queue:
                 return self._admit_by_shedding(signal)
         return self._admit(signal)
 
-    def _admit_by_shedding(self, signal: RiskSignal) -> Receipt:
+    def _admit_by_shedding(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         victim = self._prioritizer.shed(signal.risk_level)
         if victim is None:
-            receipt = self._new_receipt(signal)
+            receipt = self._new_receipt(signal, row)
             self._end([receipt], lambda _: Shed())
             return receipt
         self._promised += 1  # a hook may enqueue again, but this place is taken
         self._end([victim], lambda shed: Shed(shed.may_have_arrived))
         self._promised -= 1
-        return self._admit(signal)
+        return self._admit(signal, row)
 
     async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
         """Admit *signal*, waiting for room as `when_full` says; see `Client.enqueue`."""
@@ -184,17 +184,17 @@ class Queue:
                     self._promised += 1
                     turn.set_result(None)
 
-    def _new_receipt(self, signal: RiskSignal) -> Receipt:
+    def _new_receipt(self, signal: RiskSignal, row: int | None) -> Receipt:
         self.admitted += 1
         now = self._loop.time()
         if signal.expires_at is None:
-            return Receipt(signal, self.admitted, now, None, self._loop)
+            return Receipt(signal, self.admitted, now, None, self._loop, row=row)
         # From here on the loop clock alone decides, so that a step of the wall clock expires nothing.
         deadline = now + (signal.expires_at - datetime.now(UTC)).total_seconds()
-        return Receipt(signal, self.admitted, now, deadline, self._loop)
+        return Receipt(signal, self.admitted, now, deadline, self._loop, row=row)
 
-    def _admit(self, signal: RiskSignal) -> Receipt:
-        receipt = self._new_receipt(signal)
+    def _admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
+        receipt = self._new_receipt(signal, row)
         if receipt.deadline is not None and receipt.deadline <= receipt.admitted_at:
             self._end([receipt], lambda _: Expired())
             return receipt
@@ -296,12 +296,16 @@ class Queue:
             self.settled[type(ended)] += 1
             for flush in self._flushes:
                 flush.count(receipt)
+        self._record(receipts)
         self._promise_room()
         if self._on_settled is not None:
             for receipt in receipts:
                 self._call_hook(receipt)
         if self.waiting == 0 and self.in_flight == 0:
             self.wake()
+
+    def _record(self, receipts: Sequence[Receipt]) -> None:
+        """Tell a durable store that *receipts* are settled; here is none."""
 
     def _call_hook(self, receipt: Receipt) -> None:
         assert self._on_settled is not None  # noqa: S101 - the caller has looked
@@ -370,6 +374,9 @@ class _Flush:
 
     def count(self, receipt: Receipt) -> None:
         if receipt.number <= self._last:
-            self.left -= 1
-            if self.left == 0 and not self.done.done():
-                self.done.set_result(None)
+            self.lose(1)
+
+    def lose(self, count: int) -> None:
+        self.left -= count
+        if self.left == 0 and not self.done.done():
+            self.done.set_result(None)

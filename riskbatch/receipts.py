@@ -120,6 +120,7 @@ class Receipt:
         "number",
         "outcome",
         "place",
+        "row",
         "signal",
     )
 
@@ -132,6 +133,7 @@ class Receipt:
     admitted_at: float  # inherited with the place
     deadline: float | None  # `expires_at` on the loop clock
     may_have_arrived: bool  # a request carried it and the answer was lost
+    row: int | None  # where the durable store has it
     in_lane: bool  # the next three link the receipts of a lane; see prioritizer.py
     before: "Receipt | None"
     after: "Receipt | None"
@@ -143,8 +145,11 @@ class Receipt:
         admitted_at: float,
         deadline: float | None,
         loop: asyncio.AbstractEventLoop,
+        *,
+        row: int | None = None,
     ) -> None:
         self.signal = signal
+        self.row = row
         self._loop = loop
         self.number = self.place = number
         self.admitted_at = admitted_at

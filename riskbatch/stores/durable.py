@@ -1,0 +1,350 @@
+"""
+A queue whose signals are in a store: `Queue`, with a write before each admission and after each settlement.
+
+What a former process left is older than all that comes now. Of each level the oldest few thousand are in memory, with
+receipts, like all others; the rest stays in the store, is counted, and is loaded as the lane runs low. So numbers of
+receipts are zero and less for what was left, and memory is bounded whatever the store holds.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from ..errors import ClientClosed, QueueFull, StoreError
+from ..prioritizer import Demand
+from ..queue import SLICE, Queue, _is_past
+from ..receipts import Abandoned, Expired, Receipt
+from ..signals import RiskLevel, RiskSignal
+from ..wire import MAX_EVENTS
+from . import Backlog, Store, Stored
+
+logger = logging.getLogger("riskbatch")
+
+CHUNK = 2_000  # signals loaded at once
+LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
+_RETRY = 1.0  # seconds after a store could not be read
+
+
+class DurableQueue(Queue):
+    """Every unsettled signal of one client, each of them in *store*. Takes the other arguments of `Queue`."""
+
+    def __init__(self, store: Store, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._store = store
+        self._payload = MAX_EVENTS * self._prioritizer.subjects_per_event
+        self._newest = 0  # the last row that was left; larger ones are ours
+        self._cold = dict.fromkeys(RiskLevel, 0)  # left, and not loaded yet
+        self._warm = dict.fromkeys(RiskLevel, 0)  # left, loaded, and unsettled
+        self._loaded = dict.fromkeys(RiskLevel, 0)  # the row up to which all that was left is loaded
+        self._thawed: set[int] = set()  # rows beyond, which were loaded out of turn
+        self._cold_expire_at = math.inf  # on the loop clock
+        self._unreadable = False
+        self._starved = False
+        self._refilling: set[RiskLevel] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._writing = 0
+        self._written = asyncio.Event()
+        self._wall = datetime.now(UTC) - timedelta(
+            seconds=self._loop.time()
+        )  # a step of the wall clock expires nothing
+
+    # -- what was left
+
+    async def recover(self, backlog: Backlog) -> None:
+        """Admit what the store holds; the oldest of each level are loaded before this returns."""
+        self._newest = backlog.newest
+        self._cold.update(backlog.waiting)
+        self.admitted = sum(self._cold.values())
+        self._set_cold_expiry(backlog.next_expiry)
+        for level in RiskLevel:
+            if self._cold[level]:
+                self._take_in(level, await self._store.load(level, 0, CHUNK))
+
+    def _take_in(self, level: RiskLevel, chunk: Sequence[Stored]) -> None:
+        """Put a *chunk*, the next in turn, in the lane of *level*."""
+        chunk = [stored for stored in chunk if stored.row <= self._newest]
+        receipts = self._thaw(chunk)
+        if chunk:
+            self._loaded[level] = chunk[-1].row
+            self._thawed.difference_update(stored.row for stored in chunk)
+        elif self._cold[level]:  # what is left are rows that cannot be read as signals
+            self._lose(level)
+        self._line_up(receipts)
+
+    def _line_up(self, receipts: list[Receipt]) -> None:
+        self._settle_superseded(self._prioritizer.put_back(receipts, -math.inf))
+
+    def _thaw(self, found: Iterable[Stored]) -> list[Receipt]:
+        """Make receipts of what was in the store only; the caller must line them up or end them at once."""
+        now, wall = self._loop.time(), datetime.now(UTC)
+        receipts = []
+        for stored in found:
+            signal, row = stored.signal, stored.row
+            level = signal.risk_level
+            if row > self._newest or row <= self._loaded[level] or row in self._thawed:
+                continue
+            waited = max(0.0, (wall - stored.enqueued_at).total_seconds())
+            deadline = None if signal.expires_at is None else now + (signal.expires_at - wall).total_seconds()
+            receipt = Receipt(signal, row - self._newest, now - waited, deadline, self._loop, row=row)
+            receipt.attempts = stored.attempts
+            receipt.may_have_arrived = stored.may_have_arrived
+            self._thawed.add(row)
+            self._cold[level] -= 1
+            self._warm[level] += 1
+            receipts.append(receipt)
+        return receipts
+
+    def _lose(self, level: RiskLevel) -> None:
+        logger.error("the store has %d %s that cannot be read; they stay there", self._cold[level], level.value)
+        self.admitted -= self._cold[level]
+        for flush in self._flushes:
+            flush.lose(self._cold[level])
+        self._cold[level] = 0
+
+    @property
+    def waiting(self) -> int:
+        """As of every queue; those that are in the store only are counted too."""
+        return self._prioritizer.size + sum(self._cold.values())
+
+    def waiting_by_level(self) -> dict[RiskLevel, int]:
+        """As of every queue; those that are in the store only are counted too."""
+        return {level: count + self._cold[level] for level, count in super().waiting_by_level().items()}
+
+    def _begin(self, chore: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def _refill(self, level: RiskLevel) -> None:
+        if level not in self._refilling:
+            self._refilling.add(level)
+            self._begin(self._load_more(level))
+
+    async def _load_more(self, level: RiskLevel) -> None:
+        try:
+            while self._cold[level]:
+                try:
+                    chunk = await self._store.load(level, self._loaded[level], CHUNK)
+                except StoreError as error:
+                    logger.error("the store cannot be read, younger signals go first meanwhile: %s", error)
+                    self._unreadable = True
+                    self.wake()
+                    await asyncio.sleep(_RETRY)
+                else:
+                    self._unreadable = False
+                    self._take_in(level, chunk)
+                    break
+        finally:
+            self._refilling.discard(level)
+            self.wake()
+
+    def demand(self, now: float) -> Demand:
+        """As of every queue; nothing goes for the moment that it takes to load what is older."""
+        self._starved = False
+        for level, cold in self._cold.items():
+            if cold:
+                # Ready, and older than all that is in the store only.
+                old = sum(1 for receipt in islice(self._prioritizer.lanes[level], self._payload) if receipt.number <= 0)
+                if old < self._payload:
+                    self._refill(level)
+                    self._starved = not self._unreadable
+                elif self._warm[level] < LOW_WATER:
+                    self._refill(level)
+        return Demand(None) if self._starved else super().demand(now)
+
+    def ready_at(self) -> float:
+        """As of every queue; what is being loaded will be ready in a moment."""
+        return min(super().ready_at(), self._loop.time() + 0.005 if self._starved else math.inf)
+
+    # -- expiry in the store
+
+    def _set_cold_expiry(self, time: datetime | None) -> None:
+        self._cold_expire_at = math.inf if time is None else (time - self._wall).total_seconds()
+
+    def overdue_at(self, now: float) -> float:
+        """As of every queue."""
+        cold = self._cold_expire_at + 0.001 if any(self._cold.values()) else math.inf
+        return min(super().overdue_at(now), cold)
+
+    def expire(self, now: float) -> bool:
+        """As of every queue; what expires in the store only is looked up there, and settled a moment later."""
+        if self._cold_expire_at <= now and any(self._cold.values()):
+            self._cold_expire_at = math.inf
+            self._begin(self._expire_cold(now))
+        return super().expire(now)
+
+    async def _expire_cold(self, now: float) -> None:
+        try:
+            due, later = await self._store.due(self._wall + timedelta(seconds=now), SLICE)
+        except StoreError as error:
+            logger.error("the store cannot be read: %s", error)
+            self._cold_expire_at = self._loop.time() + _RETRY
+        else:
+            self._set_cold_expiry(later)
+            if len(due) == SLICE:  # there are more; those that are loaded will have gone by then
+                self._cold_expire_at = self._loop.time() + 0.02
+            self._end(self._thaw(due), lambda receipt: Expired(receipt.may_have_arrived))
+        self.wake()
+
+    # -- coming in
+
+    def admit_nowait(self, signal: RiskSignal) -> Receipt:
+        """Refuse: nothing can be durable without waiting."""
+        raise StoreError("enqueue_nowait cannot wait for the store; with a store, use `await enqueue`")
+
+    async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
+        """Admit *signal* once the store has it."""
+        if any(self._cold.values()):
+            await self._warm_up([signal])
+        self._check_open()
+        promised = 0
+        if self._when_full != "shed" and not _is_past(signal.expires_at):
+            if self._has_place_for(signal):
+                self._promised += 1
+            elif self._when_full == "reject":
+                raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
+            else:
+                await self._wait_for_room(signal.risk_level, timeout)
+            promised = 1
+        return (await self._write([signal], promised))[0]
+
+    async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals* in their order, some hundred in one write."""
+        self._check_open()
+        kept = 0
+        if self._when_full == "reject":
+            if len(signals) > self.room():
+                raise QueueFull(f"{len(signals)} signals find room for {max(0, self.room())}")
+            kept = len(signals)  # places that nobody else can take between two writes
+        self._promised += kept
+        receipts: list[Receipt] = []
+        try:
+            while len(receipts) < len(signals):
+                chunk = signals[len(receipts) : len(receipts) + SLICE]
+                if any(self._cold.values()):
+                    await self._warm_up(chunk)
+                self._check_open()
+                promised = 0
+                if kept:
+                    promised = len(chunk)
+                    kept -= promised
+                elif self._when_full == "wait":
+                    promised = await self._promise(chunk)
+                    chunk = chunk[:promised]
+                receipts += await self._write(chunk, promised)
+                await asyncio.sleep(0)
+        finally:
+            self._promised -= kept
+            self._promise_room()
+        return receipts
+
+    async def _promise(self, signals: Sequence[RiskSignal]) -> int:
+        """Keep places for as many of *signals* as there is room for; wait if there is none for the first."""
+        if self._has_place_for(signals[0]):
+            self._promised += 1
+        else:
+            await self._wait_for_room(signals[0].risk_level, None)
+        more = max(0, min(self.room(), len(signals) - 1))
+        self._promised += more
+        return 1 + more
+
+    def _check_open(self) -> None:
+        if self._closed is not None:
+            raise ClientClosed(self._closed)
+
+    async def _warm_up(self, signals: Sequence[RiskSignal]) -> None:
+        """Load what *signals* may supersede or shed, so that it is dealt with like all others."""
+        if self._coalesce:
+            self._line_up(self._thaw(await self._store.find([signal.ip for signal in signals])))
+        if self._when_full == "shed":
+            for level in RiskLevel:
+                while self._cold[level] and self._prioritizer.lanes[level].size < len(signals):
+                    chunk = await self._store.load(level, after := self._loaded[level], CHUNK)
+                    if self._loaded[level] == after:
+                        self._take_in(level, chunk)
+
+    async def _write(self, signals: Sequence[RiskSignal], promised: int) -> list[Receipt]:
+        """Admit *signals*, for which *promised* places are kept, once the store has them."""
+        durable = [signal for signal in signals if not _is_past(signal.expires_at)]
+        self._writing += 1
+        entered = False
+        try:
+            added = await self._store.add(durable) if durable else []
+            entered = True
+        finally:
+            self._writing -= 1
+            if self._writing == 0:
+                self._written.set()
+            self._promised -= promised
+            if not entered:
+                self._promise_room()
+        if len(durable) == len(signals):
+            return [self._enter(signal, row) for signal, row in zip(signals, added, strict=True)]
+        rows = {id(signal): row for signal, row in zip(durable, added, strict=True)}
+        return [self._enter(signal, rows.get(id(signal))) for signal in signals]
+
+    def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
+        if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
+            return self._admit_by_shedding(signal, row)
+        return self._admit(signal, row)
+
+    # -- going out
+
+    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
+        """As of every queue; the store notes what was tried."""
+        receipts = list(receipts)
+        self._store.note(receipts)
+        super().put_back(receipts, ready_at)
+
+    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+        """As of every queue; the store notes what was tried."""
+        self._store.note([receipt for group in groups for receipt in group])
+        super().suspect(groups, ready_at)
+
+    def _record(self, receipts: Sequence[Receipt]) -> None:
+        for receipt in receipts:
+            if receipt.number <= 0:
+                self._warm[receipt.signal.risk_level] -= 1
+        gone = [r for r in receipts if r.row is not None and not isinstance(r.outcome, Abandoned)]
+        if gone:
+            self._store.settle(gone)
+
+    # -- the end
+
+    def abandon(self, reason: str) -> bool:
+        """Settle what waits as `Abandoned`; the store keeps it for the next client."""
+        for chore in self._chores:
+            chore.cancel()
+        if more := super().abandon(f"{reason}; it is kept in the store"):
+            return more
+        cold = sum(self._cold.values())
+        self._cold = dict.fromkeys(RiskLevel, 0)
+        self.settled[Abandoned] += cold
+        for flush in self._flushes:
+            flush.lose(cold)
+        return False
+
+    async def written(self) -> None:
+        """Wait until no admission is being written any more, whoever cancels."""
+        while self._writing:
+            self._written.clear()
+            with suppress(asyncio.CancelledError):
+                await self._written.wait()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+    async def finish(self) -> None:
+        """Close the store once all is written that is owed to it, whoever cancels."""
+        closing = asyncio.ensure_future(self._store.close())
+        while not closing.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({closing, *self._chores})
+        try:
+            closing.result()
+        except StoreError:
+            logger.exception("the store was not closed cleanly")

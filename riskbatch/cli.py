@@ -6,6 +6,7 @@ It stands on the public API alone. Reports and progress go to stderr; stdout bel
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import riskbatch as rb
 
@@ -20,6 +22,9 @@ from .demo import demo, emulate
 from .feed import CHUNK, FORMATS, Feed, signals
 from .send import send
 from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted, printable
+
+if TYPE_CHECKING:
+    from .stores.admin import FileStatistics
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_providers(
         commands.add_parser("providers", help="list, create or change who may send, and what Okta does with it")
     )
+    _add_queue(commands.add_parser("queue", help="look at, move or mend what waits in a store's file"))
     return parser
 
 
@@ -239,6 +245,32 @@ app needs the scope okta.riskProviders.manage (okta.riskProviders.read to list).
             each.add_argument("--name", dest="new_name", metavar="NEW", help="a new name")
 
 
+def _add_queue(parser: argparse.ArgumentParser) -> None:
+    _explain(
+        parser,
+        """\
+What waits in the file of a SqliteStore. Looking is allowed while a client has the
+file; import and drop are refused then.""",
+        "riskbatch queue stats signals.db",
+        "riskbatch queue ls signals.db --level HIGH",
+        "riskbatch queue export signals.db > backlog.jsonl",
+        "riskbatch queue import other.db backlog.jsonl",
+        "riskbatch queue drop signals.db --level LOW",
+    )
+    parser.set_defaults(command=_queue)
+    verbs = parser.add_subparsers(title="what to do", metavar="VERB", dest="verb", required=True)
+    for verb in ("stats", "ls", "export", "import", "drop"):
+        each = verbs.add_parser(verb, allow_abbrev=False)
+        each.add_argument("store", metavar="STORE", help="the file")
+        if verb == "import":
+            each.add_argument("feed", metavar="FILE", help="signals in any form that `send` reads")
+        if verb in ("ls", "drop"):
+            each.add_argument("--level", choices=[level.value for level in rb.RiskLevel], help="only of this level")
+        if verb == "drop":
+            each.add_argument("--row", type=int, help="only this one, as `ls` shows it")
+            each.add_argument("--all", action="store_true", help="everything that waits")
+
+
 def _per_second(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/(s|m|min|h)", text)
     if match is None:
@@ -368,3 +400,39 @@ async def _call_providers(options: argparse.Namespace) -> int:
     for each in found:
         print(f"{printable(each.name):24} {each.action:16} {printable(each.client_id):24} {printable(each.id)}")
     return 0
+
+
+# -- queue
+
+
+def _queue(options: argparse.Namespace) -> int:
+    from .stores import admin  # noqa: PLC0415 - loaded only where it is used
+
+    level = rb.RiskLevel[options.level] if getattr(options, "level", None) else None
+    if options.verb == "import":
+        print(f"{counted(admin.import_signals(options.store, _recorded(options.feed)), 'signal')} imported")
+    elif options.verb == "export":
+        for obj in admin.export_signals(options.store):
+            print(json.dumps(obj))
+    elif options.verb == "ls":
+        for each in admin.ls(options.store, level):
+            signal, came = each.signal, f"{each.enqueued_at:%Y-%m-%dT%H:%M:%SZ}"
+            may = " may have arrived" if each.may_have_arrived else ""
+            print(f"{each.row:>20} {signal.risk_level.value:6} {came} {signal.ip} {signal.message or ''}{may}".rstrip())
+    elif options.verb == "drop":
+        if options.row is None and level is None and not options.all:
+            raise rb.ConfigurationError("drop what? give --row, --level or --all")
+        print(f"{counted(admin.drop(options.store, row=options.row, level=level), 'signal')} dropped")
+    else:
+        _print_stats(admin.stats(options.store))
+    return 0
+
+
+def _print_stats(found: "FileStatistics") -> None:
+    for level, count in found.waiting.items():
+        since = f", the oldest since {found.oldest[level]:%Y-%m-%dT%H:%M:%SZ}" if level in found.oldest else ""
+        print(f"{level.value:8}{count:>10,} waiting{since}")
+    for outcome, count in found.settled.items():
+        print(f"{outcome:8}{count:>10,} kept of those settled")
+    owner = "no client has it open" if found.owner is None else f"process {found.owner} has it open"
+    print(f"{found.expired:,} of those that wait have expired; {found.size:,} bytes; {owner}")

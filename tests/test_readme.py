@@ -31,8 +31,9 @@ def run(block: str, url: str, token: str, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_every_python_block_runs(block, monkeypatch):
+def test_every_python_block_runs(block, monkeypatch, tmp_path):
     """Each block does what it says, against a strict org."""
+    monkeypatch.chdir(tmp_path)
     started, org = [], {}
 
     async def serve(stop: asyncio.Event) -> None:

@@ -270,7 +270,8 @@ class DurableQueue(Queue):
 
     async def _write(self, signals: Sequence[RiskSignal], promised: int) -> list[Receipt]:
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
-        durable = [signal for signal in signals if not _is_past(signal.expires_at)]
+        is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
+        durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
         self._writing += 1
         entered = False
         try:
@@ -283,10 +284,9 @@ class DurableQueue(Queue):
             self._promised -= promised
             if not entered:
                 self._promise_room()
-        if len(durable) == len(signals):
-            return [self._enter(signal, row) for signal, row in zip(signals, added, strict=True)]
-        rows = {id(signal): row for signal, row in zip(durable, added, strict=True)}
-        return [self._enter(signal, rows.get(id(signal))) for signal in signals]
+        rows = iter(added)
+        pairs = zip(signals, is_past, strict=True)
+        return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):

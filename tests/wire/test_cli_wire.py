@@ -652,3 +652,24 @@ async def test_providers_are_listed_created_and_changed(org, capsys):
         assert re.search(r"Edge detection +log_only +0oa2 ", shown)
         assert await run("providers", "update", "Nobody", "--action", "none") == 2
         assert "there is no provider 'Nobody'" in capsys.readouterr().err
+
+
+async def test_what_waits_in_a_store_is_listed_moved_and_dropped(tmp_path, capsys):
+    """An operator imports a feed into a store's file, looks at it, exports it and drops a level of it."""
+    feed, store = tmp_path / "feed.jsonl", str(tmp_path / "signals.db")
+    feed.write_text(lines(signal_(1), signal_(2, "HIGH"), {"ip": "nobody"}, signal_(3)))
+    assert await run("queue", "import", store, feed) == 0
+    captured = capsys.readouterr()
+    assert ("3 signals imported" in captured.out, "1 record" in captured.err) == (True, True)
+    assert await run("queue", "stats", store) == 0
+    assert re.search(r"HIGH +1 waiting, the oldest since", capsys.readouterr().out)
+    assert await run("queue", "drop", store) == 2
+    assert "drop what?" in capsys.readouterr().err
+    assert await run("queue", "drop", store, "--level", "LOW") == 0
+    assert "2 signals dropped" in capsys.readouterr().out
+    assert await run("queue", "ls", store) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert await run("queue", "export", store) == 0
+    assert json.loads(capsys.readouterr().out)["riskLevel"] == "HIGH"
+    assert await run("queue", "ls", tmp_path / "nothing.db") == 2
+    assert "Traceback" not in capsys.readouterr().err

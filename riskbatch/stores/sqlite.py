@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
@@ -76,7 +75,7 @@ _RANK = {level: rank for rank, level in enumerate(_LEVELS)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _COLUMNS = "id, ip, message, timestamp, expires_at, enqueued_at"
-_MANY = 100  # rows an INSERT
+_MANY = (200, 20, 5, 1)  # rows an INSERT
 _GROUP = 5_000  # operations a transaction
 _RETRY = 1.0  # seconds until a settlement that failed is written again
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs
@@ -640,13 +639,12 @@ def rows_of(signals: Sequence[RiskSignal], first: int, now: int) -> list[_Row]:
 
 def insert(db: sqlite3.Connection, rows: Sequence[_Row]) -> None:
     """Add *rows*, in as few steps as may be."""
-    left = iter(rows)
-    many = _INSERT + ", ".join([_PLACES] * _MANY)
-    while chunk := list(islice(left, _MANY)):
-        if len(chunk) == _MANY:
-            db.execute(many, [value for row in chunk for value in row])
-        else:
-            db.executemany(_INSERT + _PLACES, chunk)
+    start = 0
+    for many in _MANY:
+        statement = _INSERT + ", ".join([_PLACES] * many)
+        while len(rows) - start >= many:
+            db.execute(statement, [value for row in rows[start : start + many] for value in row])
+            start += many
 
 
 def _take_over(db: sqlite3.Connection, *, by_address: bool) -> Held:

@@ -5,7 +5,7 @@ Every row but the last two is the real client on a virtual clock, an hour for ea
 sliding window of 30 requests in 60 s and an answer after 0.25 s; the other rows change one thing in its limiter.
 Waits are in seconds from `enqueue` to the departure of the request that was accepted: mean / 99th percentile.
 
-`with foresight` is a bound on the mean for any schedule that knows all arrivals and sends no LOW at all (bound.py).
+`with foresight` is a bound on the mean for a schedule that knows all arrivals and sends no LOW at all (bound.py).
 `without foresight` is, for *burst*, a bound on the mean for a policy that cannot know when a burst comes and leaves a
 flood of LOW its 90 % of the budget: then 27 permits are out, 3 are free, and those out come back evenly on average, so
 that the 300 HIGH are sent no sooner than 20 a permit allows.

@@ -320,6 +320,8 @@ class Sender:
             return max(old.until, now)
         failures = old.failures + 1 if old is not None else 1
         most = self._most_backoff if most is None else most
+        if self._draining:  # a long wait would outlast the time that is left
+            most = min(most, 2 * self._first_backoff)
         until = now + backoff(failures, self._first_backoff, most, random.random())
         self.trouble = Trouble(reason, denied, failures, until, now)
         if old is None or old.denied != denied or (denied and old.reason != reason):

@@ -283,10 +283,11 @@ class Prioritizer:
         level = self._top()
         if level is None:
             return Demand(None)
+        full_of_high = self._fills(high)
         return Demand(
             level,
-            full=self._fills(high, medium, low),
-            full_of_high=self._fills(high),
+            full=full_of_high or self._fills(high, medium, low),
+            full_of_high=full_of_high,
             high_before=self._high_before,
             high_last=self._high_last,
             medium_since=math.inf if medium.first is None else medium.first.admitted_at,

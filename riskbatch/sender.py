@@ -303,8 +303,9 @@ class Sender:
         believed = max(receipt.attempts for receipt in receipts) <= _BELIEVED
         named = batch.named(refused.named) if believed else []
         if named and len(named) < len(receipts):
+            suspects = set(named)
             self._queue.suspect([[receipt] for receipt in named])
-            self._queue.put_back([receipt for receipt in receipts if receipt not in named])
+            self._queue.put_back([receipt for receipt in receipts if receipt not in suspects])
         else:
             self._queue.suspect(split(receipts))
 

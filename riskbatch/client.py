@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, get_args
 
@@ -23,7 +24,7 @@ from .errors import AuthError, ClientClosed, ConfigurationError, InvalidSignal
 from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
-from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
+from .receipts import Abandoned, Accepted, Expired, Home, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
 from .signals import RiskLevel, RiskSignal
 from .stores import Store
@@ -34,6 +35,7 @@ from .wire import MAX_SUBJECTS, PATH
 logger = logging.getLogger("riskbatch")
 
 _HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
+_NOT_OPEN = "the client is not open: use `async with`"
 _CANCELLED = "the client's task was cancelled from outside"
 
 
@@ -204,7 +206,8 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
-        self._loop = asyncio.get_running_loop()
+        self._home = Home()
+        self._loop = self._home.loop
         credentials = self._auth.for_org(self._org)
         self._queue = await self._open_queue()
         own_session = None
@@ -293,7 +296,7 @@ class Client:
         _check_seconds("timeout", timeout)
         if self._life is None or self._life.done():
             return
-        check_loop(self._loop)
+        self._home.check()
         self._closing = True
         self._queue.close("the client is closed")
         self._sender.drain(self._loop.time() + timeout)
@@ -335,7 +338,7 @@ class Client:
             WrongLoop: The client belongs to another event loop or process.
         """
         self._check(signal)
-        return await self._queue.admit(signal, timeout)
+        return self._queue.admit_at_once(signal) or await self._queue.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
         """
@@ -364,13 +367,12 @@ class Client:
                 if the store fails on the way.
         """
         self._check_open()
-        signals = list(signals)
-        for start in range(0, len(signals), SLICE):
-            for signal in signals[start : start + SLICE]:
-                self._check(signal)
-            if start:
-                await asyncio.sleep(0)
-        return await self._queue.admit_many(signals)
+        coming = iter(signals)
+        checked = _checked(islice(coming, SLICE))
+        while more := _checked(islice(coming, SLICE)):
+            await asyncio.sleep(0)
+            checked += more
+        return await self._queue.admit_many(checked)
 
     async def flush(self, timeout: float | None = None) -> int:
         """
@@ -385,14 +387,16 @@ class Client:
         return await self._queue.flush(timeout)
 
     def _check(self, signal: RiskSignal) -> None:
-        self._check_open()
-        if not isinstance(signal, RiskSignal):
-            raise InvalidSignal("signal", signal, "a RiskSignal")
+        if self._life is None:
+            raise ClientClosed(_NOT_OPEN)
+        self._home.check()
+        if type(signal) is not RiskSignal:  # which saves a call for all but subclasses and mistakes
+            _check_signal(signal)
 
     def _check_open(self) -> None:
         if self._life is None:
-            raise ClientClosed("the client is not open: use `async with`")
-        check_loop(self._loop)
+            raise ClientClosed(_NOT_OPEN)
+        self._home.check()
 
     # -- what it is doing
 
@@ -442,6 +446,19 @@ class Client:
             f"<Client {self._org} {state}: {s.waiting} waiting ({levels}), {s.in_flight} in flight, "
             f"{s.accepted} accepted, {s.permits} of {s.limit} permits free{trouble}>"
         )
+
+
+def _checked(signals: Iterable[RiskSignal]) -> list[RiskSignal]:
+    signals = list(signals)
+    if {*map(type, signals)} != {RiskSignal}:
+        for signal in signals:
+            _check_signal(signal)
+    return signals
+
+
+def _check_signal(signal: object) -> None:
+    if not isinstance(signal, RiskSignal):
+        raise InvalidSignal("signal", signal, "a RiskSignal")
 
 
 def check_org_url(org_url: str) -> str:

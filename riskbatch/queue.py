@@ -55,6 +55,7 @@ class Queue:
         self._coalesce = coalesce
         self._on_settled = on_settled
         self._loop = asyncio.get_running_loop()
+        self._payload = MAX_EVENTS * prioritizer.subjects_per_event  # signals that surely fill one
         self._closed: str | None = None
         self._newcomers: dict[RiskLevel, deque[asyncio.Future[None]]] = {level: deque() for level in RiskLevel}
         self._promised = 0  # places kept for newcomers that were told to come in and have not yet run
@@ -113,6 +114,12 @@ class Queue:
                 return self._admit_by_shedding(signal)
         return self._admit(signal)
 
+    def admit_at_once(self, signal: RiskSignal) -> Receipt | None:
+        """Admit *signal* if there is room; `None` if one must wait, or be told why not."""
+        if self._closed is None and self._capacity - self._prioritizer.size - self.in_flight - self._promised > 0:
+            return self._admit(signal)
+        return None
+
     def _admit_by_shedding(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         victim = self._prioritizer.shed(signal.risk_level)
         if victim is None:
@@ -141,16 +148,28 @@ class Queue:
         self._promised += kept
         receipts: list[Receipt] = []
         try:
-            for signal in signals:
-                if kept:
-                    kept -= 1
-                    self._promised -= 1
-                receipts.append(await self.admit(signal, None))
-                if len(receipts) % SLICE == 0:
+            while len(receipts) < len(signals):
+                if receipts:
                     await asyncio.sleep(0)
+                chunk = signals[len(receipts) : len(receipts) + SLICE]
+                if kept and not self._coalesce:
+                    kept -= len(chunk)
+                    self._promised -= len(chunk)
+                if (sure := self._surely_admitted(chunk)) > 0:
+                    receipts += self._admit_all(chunk[:sure])
+                    continue
+                for signal in chunk:
+                    if kept:
+                        kept -= 1
+                        self._promised -= 1
+                    receipts.append(await self.admit(signal, None))
         finally:
             self._promised -= kept
         return receipts
+
+    def _surely_admitted(self, signals: Sequence[RiskSignal]) -> int:
+        """Return how many of *signals* can be admitted in one go: none if a hook may have its say in between."""
+        return 0 if self._coalesce or self._closed is not None else min(self.room(), len(signals))
 
     async def _wait_for_room(self, level: RiskLevel, timeout: float | None) -> None:
         """
@@ -187,27 +206,41 @@ class Queue:
     def _new_receipt(self, signal: RiskSignal, row: int | None) -> Receipt:
         self.admitted += 1
         now = self._loop.time()
-        if signal.expires_at is None:
-            return Receipt(signal, self.admitted, now, None, self._loop, row=row)
-        # From here on the loop clock alone decides, so that a step of the wall clock expires nothing.
-        deadline = now + (signal.expires_at - datetime.now(UTC)).total_seconds()
+        deadline = None if signal.expires_at is None else _deadline(signal.expires_at, now)
         return Receipt(signal, self.admitted, now, deadline, self._loop, row=row)
 
     def _admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         receipt = self._new_receipt(signal, row)
-        if receipt.deadline is not None and receipt.deadline <= receipt.admitted_at:
-            self._end([receipt], lambda _: Expired())
-            return receipt
-        first_to_expire = receipt.deadline is not None and self.overdue_at(receipt.admitted_at) == math.inf
+        if receipt.deadline is not None:
+            if receipt.deadline <= receipt.admitted_at:
+                self._end([receipt], lambda _: Expired())
+                return receipt
+            if self.overdue_at(receipt.admitted_at) == math.inf:
+                self.wake()
         superseded = self._prioritizer.admit(receipt)
         size = self._prioritizer.lanes[signal.risk_level].size
         # The sender's plan changes with the first signal of a level, with each that may fill a payload, and with the
         # first that can expire.
-        if size == 1 or size % MAX_EVENTS == 0 or self._prioritizer.size % MAX_EVENTS == 0 or first_to_expire:
+        if size <= self._payload and (size == 1 or not size % MAX_EVENTS or not self._prioritizer.size % MAX_EVENTS):
             self.wake()
         if superseded is not None:
             self._end([superseded], lambda old: Superseded(signal, old.may_have_arrived))
         return receipt
+
+    def _admit_all(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals*, for which there is room, when not coalescing."""
+        now, loop, number = self._loop.time(), self._loop, self.admitted
+        receipts = [Receipt(signal, number, now, None, loop) for number, signal in enumerate(signals, number + 1)]
+        self.admitted += len(receipts)
+        for receipt in receipts:
+            if receipt.signal.expires_at is not None:
+                receipt.deadline = _deadline(receipt.signal.expires_at, now)
+        late = {receipt: None for receipt in receipts if receipt.deadline is not None and receipt.deadline <= now}
+        self._prioritizer.admit_all([receipt for receipt in receipts if receipt not in late] if late else receipts)
+        self.wake()
+        if late:
+            self._end(list(late), lambda _: Expired())
+        return receipts
 
     # -- going out
 
@@ -358,6 +391,11 @@ class Queue:
         receipts = list(islice(self._prioritizer.everything(), SLICE))
         self._end(receipts, lambda receipt: Abandoned(reason, receipt.may_have_arrived))
         return len(receipts) == SLICE
+
+
+def _deadline(expires_at: datetime, now: float) -> float:
+    # From here on the loop clock alone decides, so that a step of the wall clock expires nothing.
+    return now + (expires_at - datetime.now(UTC)).total_seconds()
 
 
 def _is_past(time: datetime | None) -> bool:

@@ -6,7 +6,9 @@ not raise for what the server, the clock or the queue decided.
 """
 
 import asyncio
+import os
 from collections.abc import Generator
+from threading import get_ident
 from typing import TypeAlias
 
 from attrs import frozen
@@ -80,6 +82,37 @@ class Abandoned:
 Outcome: TypeAlias = Accepted | Rejected | Expired | Shed | Superseded | Abandoned
 
 
+_process = object()  # another one in each forked child
+
+
+def _fork() -> None:
+    global _process  # noqa: PLW0603 - what it stands for is global
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_fork)
+
+
+class Home:
+    """
+    The event loop that opened a client, in its thread and process: where alone it may be used.
+
+    `asyncio.get_running_loop` alone would do, but up to Python 3.11 it asks the kernel for the process each time.
+    """
+
+    __slots__ = ("_process", "_thread", "loop")
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self._process = _process
+
+    def check(self) -> None:
+        """Refuse callers elsewhere, as `check_loop` does."""
+        if get_ident() != self._thread or not self.loop.is_running() or _process is not self._process:
+            check_loop(self.loop)
+
+
 def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     """
     Refuse a caller that does not run on *loop*: nothing would ever wake it.
@@ -111,11 +144,8 @@ class Receipt:
         "_loop",
         "_waiters",
         "admitted_at",
-        "after",
         "attempts",
-        "before",
         "deadline",
-        "in_lane",
         "may_have_arrived",
         "number",
         "outcome",
@@ -134,9 +164,6 @@ class Receipt:
     deadline: float | None  # `expires_at` on the loop clock
     may_have_arrived: bool  # a request carried it and the answer was lost
     row: int | None  # where the durable store has it
-    in_lane: bool  # the next three link the receipts of a lane; see prioritizer.py
-    before: "Receipt | None"
-    after: "Receipt | None"
 
     def __init__(
         self,
@@ -157,8 +184,6 @@ class Receipt:
         self.outcome = None
         self.attempts = 0
         self.may_have_arrived = False
-        self.in_lane = False
-        self.before = self.after = None
         self._waiters: list[asyncio.Future[None]] | None = None
 
     def done(self) -> bool:

@@ -20,7 +20,6 @@ from ..prioritizer import Demand
 from ..queue import SLICE, Queue, _is_past
 from ..receipts import Abandoned, Expired, Receipt
 from ..signals import RiskLevel, RiskSignal
-from ..wire import MAX_EVENTS
 from . import Backlog, Store, Stored
 
 logger = logging.getLogger("riskbatch")
@@ -36,7 +35,6 @@ class DurableQueue(Queue):
     def __init__(self, store: Store, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._store = store
-        self._payload = MAX_EVENTS * self._prioritizer.subjects_per_event
         self._newest = 0  # the last row that was left; larger ones are ours
         self._cold = dict.fromkeys(RiskLevel, 0)  # left, and not loaded yet
         self._warm = dict.fromkeys(RiskLevel, 0)  # left, loaded, and unsettled
@@ -192,6 +190,10 @@ class DurableQueue(Queue):
         self.wake()
 
     # -- coming in
+
+    def admit_at_once(self, signal: RiskSignal) -> Receipt | None:
+        """Admit nothing: the store must have it first."""
+        return None
 
     def admit_nowait(self, signal: RiskSignal) -> Receipt:
         """Refuse: nothing can be durable without waiting."""

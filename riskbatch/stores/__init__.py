@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from ..receipts import Receipt
 from ..signals import RiskLevel, RiskSignal
-from .sqlite import SqliteStore, Synchronous
+from .sqlite import SqliteStore
+from .sqlite_file import Synchronous
 
 __all__ = ["Backlog", "SqliteStore", "Store", "Stored", "Synchronous"]
 
@@ -75,7 +76,7 @@ class Store(Protocol):
             by_address: Whether `find` will be called.
         """
 
-    async def add(self, signals: Sequence[RiskSignal]) -> list[int]:
+    async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
         """
         Return the rows of *signals*, in their order, once all of them would survive a crash.
 
@@ -93,6 +94,9 @@ class Store(Protocol):
 
     def settle(self, receipts: Sequence[Receipt]) -> None:
         """Forget the rows of *receipts*, which have their outcomes. Failures are logged and retried."""
+
+    def succeed(self, old: Receipt, new: Receipt) -> None:
+        """Forget the row of *old* as `settle` does, and give it to *new*, which is from then on named by it."""
 
     def note(self, receipts: Sequence[Receipt]) -> None:
         """Remember `attempts` and `may_have_arrived` of *receipts*, soon."""

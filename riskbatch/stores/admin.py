@@ -17,29 +17,10 @@ from attrs import frozen
 
 from ..errors import InvalidSignal, StoreError
 from ..signals import RiskLevel, RiskSignal
-from . import sqlite
+from . import sqlite_file as file
+from .sqlite_file import Entry
 
 _SLICE = 1_000  # rows a transaction, or a look
-
-
-@frozen
-class Waiting:
-    """
-    A signal that waits in the file.
-
-    Attributes:
-        row: What `drop` takes; rows ascend in the order of sending.
-        signal: The signal.
-        enqueued_at: When it came.
-        attempts: How many requests are known to have carried it.
-        may_have_arrived: Okta may have it already.
-    """
-
-    row: int
-    signal: RiskSignal
-    enqueued_at: datetime
-    attempts: int
-    may_have_arrived: bool
 
 
 @frozen
@@ -75,47 +56,42 @@ class FileStatistics:
     owner: int | None
 
 
-def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Waiting]:
+def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Entry]:
     """Yield what waits, in the order of sending, as it is at that moment; of one *level* or of all."""
     with _reading(path) as db:
-        for rank, each in enumerate(RiskLevel):
+        for each in RiskLevel:
             if level in (None, each):
-                yield from _waiting(db, rank << sqlite._SHIFT, (rank + 1) << sqlite._SHIFT)
+                yield from _waiting(db, *file.span(each))
 
 
-def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Waiting]:
+def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Entry]:
     sql = "SELECT max(id) FROM (SELECT id FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT ?)"
-    while (last := db.execute(sql, (after, before, _SLICE)).fetchone()[0]) is not None:
-        for entry in sqlite._entries(db, "id > ? AND id <= ? ORDER BY id", (after, last)):
-            key = after >> sqlite._SHIFT << sqlite._SHIFT | entry.row
-            yield Waiting(key, entry.signal, entry.enqueued_at, entry.attempts, entry.may_have_arrived)
+    while (last := file.value_of(db.execute(sql, (after, before, _SLICE)))) is not None:
+        yield from file.entries(db, "id > ? AND id <= ? ORDER BY id", (after, last))
         after = last
 
 
 def settled(path: str | os.PathLike[str]) -> Iterator[Settled]:
     """Yield what is kept of settled signals, oldest first."""
-    sql = f"SELECT {sqlite._COLUMNS}, settled_at, outcome, detail FROM settled ORDER BY settled_at, rowid"  # noqa: S608
+    sql = f"SELECT {file.COLUMNS}, settled_at, outcome, detail FROM settled ORDER BY settled_at, rowid"  # noqa: S608
     with _reading(path) as db:
-        for key, ip, message, timestamp, expires_at, enqueued_at, settled_at, outcome, detail in db.execute(sql):
-            times = [None if time is None else sqlite.to_time(time) for time in (timestamp, expires_at)]
-            level = tuple(RiskLevel)[key >> sqlite._SHIFT]
-            signal = RiskSignal(ip, level, message=message, timestamp=times[0], expires_at=times[1])
-            came, ended = sqlite.to_time(enqueued_at), sqlite.to_time(settled_at)
-            yield Settled(signal, came, ended, outcome, json.loads(detail))
+        for *columns, came, ended, outcome, detail in db.execute(sql):
+            signal = file.to_signal(*columns)
+            yield Settled(signal, file.to_time(came), file.to_time(ended), outcome, json.loads(detail))
 
 
 def stats(path: str | os.PathLike[str]) -> FileStatistics:
     """Count what the file holds."""
     waiting, oldest = {}, {}
     with _reading(path) as db:
-        for rank, level in enumerate(RiskLevel):
-            span = (rank << sqlite._SHIFT, (rank + 1) << sqlite._SHIFT)
-            waiting[level] = db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span).fetchone()[0]
+        for level in RiskLevel:
+            span = file.span(level)
+            waiting[level] = file.value_of(db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span))
             sql = "SELECT enqueued_at FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT 1"
             if first := db.execute(sql, span).fetchone():
-                oldest[level] = sqlite.to_time(first[0])
-        now = (sqlite._to_int(datetime.now(UTC)),)
-        expired = db.execute("SELECT count(*) FROM signals WHERE expires_at <= ?", now).fetchone()[0]
+                oldest[level] = file.to_time(first[0])
+        now = (file.to_int(datetime.now(UTC)),)
+        expired = file.value_of(db.execute("SELECT count(*) FROM signals WHERE expires_at <= ?", now))
         ended = dict(db.execute("SELECT outcome, count(*) FROM settled GROUP BY outcome"))
     real = os.path.realpath(path)
     size = sum(os.path.getsize(f"{real}{suffix}") for suffix in ("", "-wal") if os.path.exists(f"{real}{suffix}"))
@@ -124,7 +100,7 @@ def stats(path: str | os.PathLike[str]) -> FileStatistics:
 
 def _owner(path: str) -> int | None:
     """Return the process that the lock file names, if it lives: to try the lock could keep a client out."""
-    if path in sqlite._held:  # and to close the lock file would unlock it
+    if path in file.locked_here:  # and to close the lock file would unlock it
         return os.getpid()
     try:
         with open(f"{path}-lock") as lock:
@@ -152,18 +128,16 @@ def import_signals(path: str | os.PathLike[str], signals: Iterable[RiskSignal]) 
     """
     count = 0
     with _changing(path) as db:
-        sql = f"SELECT max(id & {sqlite._NUMBER}) FROM signals"  # noqa: S608 - a constant
-        number = (db.execute(sql).fetchone()[0] or 0) + 1
+        number = (file.value_of(db.execute("SELECT max(id & ?) FROM signals", (file.NUMBER,))) or 0) + 1
         left = iter(signals)
         while chunk := list(islice(left, _SLICE)):
-            now = sqlite._to_int(datetime.now(UTC))
+            now = file.to_int(datetime.now(UTC))
             for signal in chunk:
                 if not isinstance(signal, RiskSignal):
                     raise InvalidSignal("signal", signal, "a RiskSignal")
-            rows = sqlite.rows_of(chunk, number + count, now)
-            with sqlite.transaction(db):
-                sqlite.insert(db, rows)
-            count += len(rows)
+            with file.transaction(db):
+                file.insert(db, [(chunk, number + count)], now)
+            count += len(chunk)
     return count
 
 
@@ -186,17 +160,18 @@ def drop(
     Raises:
         StoreError: A client runs, or the file cannot be written.
     """
-    where, values = ["1"], []
+    where: list[str] = ["1"]
+    values: list[int] = []
     if row is not None:
-        where.append("id = ?")
-        values.append(row)
+        where.append("id & ? = ?")
+        values += [file.NUMBER, row]
     if level is not None:
-        where.append(f"id >> {sqlite._SHIFT} = ?")
-        values.append(sqlite._RANK[level])
+        where.append("id BETWEEN ? AND ?")
+        values += file.span(level)
     if before is not None:
         where.append("enqueued_at < ?")
-        values.append(sqlite._to_int(before))
-    with _changing(path) as db, sqlite.transaction(db):
+        values.append(file.to_int(before))
+    with _changing(path) as db, file.transaction(db):
         return db.execute(f"DELETE FROM signals WHERE {' AND '.join(where)}", values).rowcount  # noqa: S608 - constants
 
 
@@ -204,8 +179,10 @@ def drop(
 def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     try:
-        sqlite.check(real, thorough=False)
-        with closing(sqlite.reading(real)) as db:
+        if real not in file.locked_here:  # to close it would unlock it
+            file.recognize(real)
+        file.check_version(real)
+        with closing(file.reading(real)) as db:
             yield db
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{real}: {error}") from error
@@ -215,7 +192,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
 def _changing(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     try:
-        with sqlite.owned(real), closing(sqlite.connect(real)) as db:
+        with file.owned(real), closing(file.connect(real)) as db:
             yield db
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{real}: {error}") from error

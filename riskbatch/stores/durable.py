@@ -18,13 +18,13 @@ from typing import Any
 from ..errors import ClientClosed, QueueFull, StoreError
 from ..prioritizer import Demand
 from ..queue import SLICE, Queue, _is_past
-from ..receipts import Abandoned, Expired, Receipt
+from ..receipts import Abandoned, Expired, Receipt, Superseded
 from ..signals import RiskLevel, RiskSignal
 from . import Backlog, Store, Stored
 
 logger = logging.getLogger("riskbatch")
 
-CHUNK = 2_000  # signals loaded at once
+CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
 LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
 _RETRY = 1.0  # seconds after a store could not be read
 
@@ -37,6 +37,7 @@ class DurableQueue(Queue):
         self._store = store
         self._newest = 0  # the last row that was left; larger ones are ours
         self._cold = dict.fromkeys(RiskLevel, 0)  # left, and not loaded yet
+        self._all_cold = 0
         self._warm = dict.fromkeys(RiskLevel, 0)  # left, loaded, and unsettled
         self._loaded = dict.fromkeys(RiskLevel, 0)  # the row up to which all that was left is loaded
         self._thawed: set[int] = set()  # rows beyond, which were loaded out of turn
@@ -57,7 +58,7 @@ class DurableQueue(Queue):
         """Admit what the store holds; the oldest of each level are loaded before this returns."""
         self._newest = backlog.newest
         self._cold.update(backlog.waiting)
-        self.admitted = sum(self._cold.values())
+        self.admitted = self._all_cold = sum(self._cold.values())
         self._set_cold_expiry(backlog.next_expiry)
         for level in RiskLevel:
             if self._cold[level]:
@@ -93,6 +94,7 @@ class DurableQueue(Queue):
             receipt.may_have_arrived = stored.may_have_arrived
             self._thawed.add(row)
             self._cold[level] -= 1
+            self._all_cold -= 1
             self._warm[level] += 1
             receipts.append(receipt)
         return receipts
@@ -100,14 +102,18 @@ class DurableQueue(Queue):
     def _lose(self, level: RiskLevel) -> None:
         logger.error("the store has %d %s that cannot be read; they stay there", self._cold[level], level.value)
         self.admitted -= self._cold[level]
+        self._uncount(level)
+
+    def _uncount(self, level: RiskLevel) -> None:
         for flush in self._flushes:
             flush.lose(self._cold[level])
+        self._all_cold -= self._cold[level]
         self._cold[level] = 0
 
     @property
     def waiting(self) -> int:
         """As of every queue; those that are in the store only are counted too."""
-        return self._prioritizer.size + sum(self._cold.values())
+        return self._prioritizer.size + self._all_cold
 
     def waiting_by_level(self) -> dict[RiskLevel, int]:
         """As of every queue; those that are in the store only are counted too."""
@@ -147,7 +153,7 @@ class DurableQueue(Queue):
         for level, cold in self._cold.items():
             if cold:
                 # Ready, and older than all that is in the store only.
-                old = sum(1 for receipt in islice(self._prioritizer.lanes[level], self._payload) if receipt.number <= 0)
+                old = sum(1 for receipt in islice(self._prioritizer.lanes[level], self._payload) if receipt.place <= 0)
                 if old < self._payload:
                     self._refill(level)
                     self._starved = not self._unreadable
@@ -166,12 +172,12 @@ class DurableQueue(Queue):
 
     def overdue_at(self, now: float) -> float:
         """As of every queue."""
-        cold = self._cold_expire_at + 0.001 if any(self._cold.values()) else math.inf
+        cold = self._cold_expire_at + 0.001 if self._all_cold else math.inf
         return min(super().overdue_at(now), cold)
 
     def expire(self, now: float) -> bool:
         """As of every queue; what expires in the store only is looked up there, and settled a moment later."""
-        if self._cold_expire_at <= now and any(self._cold.values()):
+        if self._cold_expire_at <= now and self._all_cold:
             self._cold_expire_at = math.inf
             self._begin(self._expire_cold(now))
         return super().expire(now)
@@ -201,19 +207,26 @@ class DurableQueue(Queue):
 
     async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
         """Admit *signal* once the store has it."""
-        if any(self._cold.values()):
+        if self._all_cold:
             await self._warm_up([signal])
-        self._check_open()
+        if self._closed is not None:
+            raise ClientClosed(self._closed)
+        if _is_past(signal.expires_at):
+            return self._enter(signal, None)
         promised = 0
-        if self._when_full != "shed" and not _is_past(signal.expires_at):
-            if self._has_place_for(signal):
-                self._promised += 1
-            elif self._when_full == "reject":
-                raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
-            else:
-                await self._wait_for_room(signal.risk_level, timeout)
+        if self._when_full != "shed":
+            await self._keep_place(signal, timeout)
             promised = 1
-        return (await self._write([signal], promised))[0]
+        (row,) = await self._add((signal,), promised)
+        return self._enter(signal, row)
+
+    async def _keep_place(self, signal: RiskSignal, timeout: float | None) -> None:
+        if self._has_place_for(signal):
+            self._promised += 1
+        elif self._when_full == "reject":
+            raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
+        else:
+            await self._wait_for_room(signal.risk_level, timeout)
 
     async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
         """Admit *signals* in their order, some hundred in one write."""
@@ -228,7 +241,7 @@ class DurableQueue(Queue):
         try:
             while len(receipts) < len(signals):
                 chunk = signals[len(receipts) : len(receipts) + SLICE]
-                if any(self._cold.values()):
+                if self._all_cold:
                     await self._warm_up(chunk)
                 self._check_open()
                 promised = 0
@@ -247,10 +260,7 @@ class DurableQueue(Queue):
 
     async def _promise(self, signals: Sequence[RiskSignal]) -> int:
         """Keep places for as many of *signals* as there is room for; wait if there is none for the first."""
-        if self._has_place_for(signals[0]):
-            self._promised += 1
-        else:
-            await self._wait_for_room(signals[0].risk_level, None)
+        await self._keep_place(signals[0], None)
         more = max(0, min(self.room(), len(signals) - 1))
         self._promised += more
         return 1 + more
@@ -274,21 +284,24 @@ class DurableQueue(Queue):
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
         is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
         durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
+        rows = iter(await self._add(durable, promised))
+        pairs = zip(signals, is_past, strict=True)
+        return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
+
+    async def _add(self, signals: Sequence[RiskSignal], promised: int) -> Sequence[int]:
+        """Return the rows of *signals* once the store has them; no place is kept for them any more."""
+        rows: Sequence[int] | None = None
         self._writing += 1
-        entered = False
         try:
-            added = await self._store.add(durable) if durable else []
-            entered = True
+            rows = await self._store.add(signals) if signals else ()
+            return rows
         finally:
+            self._promised -= promised
             self._writing -= 1
             if self._writing == 0:
                 self._written.set()
-            self._promised -= promised
-            if not entered:
+            if rows is None:
                 self._promise_room()
-        rows = iter(added)
-        pairs = zip(signals, is_past, strict=True)
-        return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
@@ -309,12 +322,27 @@ class DurableQueue(Queue):
         super().suspect(groups, ready_at)
 
     def _record(self, receipts: Sequence[Receipt]) -> None:
+        gone = []
         for receipt in receipts:
             if receipt.number <= 0:
                 self._warm[receipt.signal.risk_level] -= 1
-        gone = [r for r in receipts if r.row is not None and not isinstance(r.outcome, Abandoned)]
+            if receipt.row is None or isinstance(receipt.outcome, Abandoned):
+                continue
+            heir = self._heir(receipt)
+            if heir is None:
+                gone.append(receipt)
+            else:  # or after a restart it would stand behind what it stood before
+                self._store.succeed(receipt, heir)
+                heir.row = receipt.row
         if gone:
             self._store.settle(gone)
+
+    def _heir(self, receipt: Receipt) -> Receipt | None:
+        """Return the waiting receipt that has inherited the place of *receipt*."""
+        if not isinstance(receipt.outcome, Superseded):
+            return None
+        newer = self._prioritizer.waiting_for(receipt.signal.ip)
+        return newer if newer.place == receipt.place and newer.row is not None else None
 
     # -- the end
 
@@ -324,11 +352,9 @@ class DurableQueue(Queue):
             chore.cancel()
         if more := super().abandon(f"{reason}; it is kept in the store"):
             return more
-        cold = sum(self._cold.values())
-        self._cold = dict.fromkeys(RiskLevel, 0)
-        self.settled[Abandoned] += cold
-        for flush in self._flushes:
-            flush.lose(cold)
+        self.settled[Abandoned] += self._all_cold
+        for level in RiskLevel:
+            self._uncount(level)
         return False
 
     async def written(self) -> None:

@@ -22,7 +22,7 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores import admin, durable, sqlite
+from riskbatch.stores import admin, durable, sqlite, sqlite_file
 from riskbatch.wire import Response
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
@@ -280,8 +280,13 @@ async def test_each_acknowledged_signal_is_on_disk(okta, path):
 async def test_concurrent_enqueues_share_transactions(okta, path, monkeypatch):
     """A thousand producers cost a few commits, not a thousand."""
     groups = []
-    real = sqlite.insert
-    monkeypatch.setattr(sqlite, "insert", lambda db, rows: (groups.append(len(rows)), real(db, rows)))
+    real = sqlite_file.insert
+
+    def counting(db, runs, now):
+        groups.append(sum(len(each) for each, _ in runs))
+        real(db, runs, now)
+
+    monkeypatch.setattr(sqlite_file, "insert", counting)
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         await asyncio.gather(*map(c.enqueue, signals(1000)))
     assert sum(groups) == 1000
@@ -577,15 +582,15 @@ async def test_a_settlement_that_fails_is_written_again(okta, path, monkeypatch,
 
 async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monkeypatch):
     """If `enqueue` is cancelled while its transaction is under way, the row is gone when it returns."""
-    real = sqlite.insert
+    real = sqlite_file.insert
     begun = threading.Event()
 
-    def slow(db, rows):
+    def slow(*args):
         begun.set()
         time.sleep(0.05)
-        real(db, rows)
+        real(*args)
 
-    monkeypatch.setattr(sqlite, "insert", slow)
+    monkeypatch.setattr(sqlite_file, "insert", slow)
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         task = asyncio.create_task(c.enqueue(signals(1)[0]))
         while not begun.is_set():  # noqa: ASYNC110 - it is another thread's
@@ -630,15 +635,15 @@ def other_database(path: Path) -> None:
 
 
 def later_version(path: Path) -> None:
-    sqlite._create(str(path))
+    sqlite_file.create(str(path))
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version=99")
 
 
 def torn(path: Path) -> None:
-    sqlite._create(str(path))
+    sqlite_file.create(str(path))
     with closing(sqlite3.connect(path)) as db, db:
-        sqlite.insert(db, [(n, "10.0.0.1", "m" * 500, 0, None, 0) for n in range(1, 200)])
+        sqlite_file.insert(db, [(signals(200, message="m" * 500), 1)], 0)
     content = bytearray(path.read_bytes())
     content[8192:20000] = b"\xa5" * (20000 - 8192)
     path.write_bytes(content)
@@ -673,7 +678,7 @@ async def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):
 
 async def test_a_read_only_file_is_a_store_error(path, monkeypatch):
     """A file that may only be read is refused when the client is opened, not when the first signal comes."""
-    sqlite._create(str(path))
+    sqlite_file.create(str(path))
     real = sqlite3.connect
 
     def read_only(name, **options):
@@ -694,14 +699,14 @@ async def test_an_older_file_is_brought_up(path, monkeypatch):
     seen = datetime(2026, 5, 17, 1, 2, 3, 456789, tzinfo=UTC)
     assert high.signal == rb.RiskSignal("2001:db8::1", "HIGH", message="a message", timestamp=seen)
     await store.close()
-    monkeypatch.setattr(sqlite, "VERSION", 2)
-    monkeypatch.setattr(sqlite, "MIGRATIONS", {1: "ALTER TABLE signals ADD COLUMN note TEXT; DELETE FROM settled"})
+    monkeypatch.setattr(sqlite_file, "VERSION", 3)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", {2: "ALTER TABLE signals ADD COLUMN note TEXT; DELETE FROM settled"})
     for _ in range(2):
         await store.open()
         assert len(await store.load(rb.RiskLevel.LOW, 0, 10)) == 1
         await store.close()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 3
 
 
 async def test_the_clock_is_set_back(okta, path):

@@ -1,0 +1,181 @@
+"""
+`python -m benchmarks.stores`: what `await enqueue` costs when it means *on disk*.
+
+A thousand producers enqueue as fast as they are acknowledged, into a `SqliteStore` under a real client and into a
+sketch of the same idea: group commit in one thread, five columns, and nothing else (no order, levels, receipts, limit,
+statistics, expiry or cancellation). Both in turns, because a machine has moods; the medians are compared.
+
+Then a million signals wait in a file: how long it takes to open, what it takes of memory, and how long the event loop
+stands still at the most while the client sends, takes in new signals and loads what was left.
+"""
+
+import asyncio
+import os
+import queue
+import resource
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+from multidict import CIMultiDict
+
+import riskbatch as rb
+from riskbatch.stores import admin, sqlite_file
+from riskbatch.wire import Request, Response
+
+PRODUCERS = 1000
+TAKEN = Response(202, CIMultiDict(), b"")
+AUTH = rb.ApiToken("benchmark")
+
+
+class Sketch:
+    """What one would write in an hour."""
+
+    def __init__(self, path: Path, synchronous: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, args=(path, synchronous))
+        self._thread.start()
+
+    async def put(self, row: tuple) -> None:
+        done = self._loop.create_future()
+        self._queue.put((row, done))
+        await done
+
+    def _write(self, path: Path, synchronous: str) -> None:
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute(f"PRAGMA synchronous={synchronous}")
+        db.execute("CREATE TABLE signals (id INTEGER PRIMARY KEY, ip, level, message, timestamp)")
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            while not self._queue.empty() and (more := self._queue.get()) is not None:
+                group.append(more)
+            db.execute("BEGIN")
+            insert = "INSERT INTO signals (ip, level, message, timestamp) VALUES (?, ?, ?, ?)"
+            db.executemany(insert, [row for row, _ in group])
+            db.execute("COMMIT")
+            self._loop.call_soon_threadsafe(self._acknowledge, group)
+        db.close()
+
+    def _acknowledge(self, group: list) -> None:
+        for _, done in group:
+            done.set_result(None)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+
+async def rate(put: Callable[[object], Awaitable[object]], items: list, each: int) -> float:
+    """Return how many *items* a second are acknowledged, if every producer puts its own *each* times."""
+
+    async def produce(item: object) -> None:
+        for _ in range(each):
+            await put(item)
+
+    started = time.perf_counter()
+    await asyncio.gather(*map(produce, items))
+    return len(items) * each / (time.perf_counter() - started)
+
+
+async def of_sketch(path: Path, synchronous: str, each: int) -> float:
+    sketch = Sketch(path, synchronous)
+    rows = [(f"10.0.{n >> 8}.{n & 255}", "LOW", "Password spray", time.time_ns() // 1000) for n in range(PRODUCERS)]
+    try:
+        return await rate(sketch.put, rows, each)
+    finally:
+        sketch.close()
+
+
+def client(store: rb.Store, answer: Callable[[Request], Awaitable[Response]], **options) -> rb.Client:
+    options = {"transport": answer, "capacity": 10_000_000, "close_timeout": 0.0} | options
+    return rb.Client("https://acme.okta.com", AUTH, store=store, **options)
+
+
+async def take_long(_: Request) -> Response:
+    await asyncio.sleep(3600)
+    return TAKEN
+
+
+async def of_client(path: Path, synchronous: str, each: int) -> float:
+    signals = [rb.RiskSignal(f"10.0.{n >> 8}.{n & 255}", "LOW", message="Password spray") for n in range(PRODUCERS)]
+    async with client(rb.SqliteStore(path, synchronous=synchronous), take_long) as riskbatch:
+        return await rate(riskbatch.enqueue, signals, each)
+
+
+def throughput(rounds: int, each: int) -> None:
+    print(f"acknowledged signals a second, {PRODUCERS:,} producers, median of {rounds} rounds in turns")
+    print(f"{'synchronous':12}{'sketch':>10}{'riskbatch':>11}{'ratio':>7}")
+    for synchronous in ("FULL", "NORMAL"):
+        rates: dict[object, list[float]] = {of_sketch: [], of_client: []}
+        for _ in range(rounds):
+            for measure, found in rates.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    found.append(asyncio.run(measure(Path(folder) / "signals.db", synchronous, each)))
+        sketch, ours = (median(found) for found in rates.values())
+        print(f"{synchronous:12}{sketch:>10,.0f}{ours:>11,.0f}{ours / sketch:>7.2f}", flush=True)
+
+
+# -- a million
+
+
+async def take(_: Request) -> Response:
+    await asyncio.sleep(0.01)
+    return TAKEN
+
+
+async def gaps(found: list[float]) -> None:
+    """Note by how much each turn of a millisecond came too late."""
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        found.append(time.perf_counter() - before - 0.001)
+
+
+async def with_backlog(path: Path) -> None:
+    late: list[float] = []
+    beating = asyncio.create_task(gaps(late))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    riskbatch = client(rb.SqliteStore(path), take, limit=rb.RateLimit(100_000, 60.0), reserve=0)
+    async with riskbatch:
+        opened = time.perf_counter() - started
+        new = [rb.RiskSignal("10.1.1.1", "HIGH") for _ in range(100)]
+        for _ in range(100):
+            await asyncio.gather(*map(riskbatch.enqueue, new))
+            await asyncio.sleep(0.02)
+        books = riskbatch.statistics()
+        seconds = time.perf_counter() - started
+    beating.cancel()
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    late.sort()
+    print(
+        f"a million waiting in {path.stat().st_size / 1e6:.0f} MB: opened in {opened:.1f} s, {memory:.0f} MiB more in "
+        f"memory; in {seconds:.1f} s {books.accepted:,} sent and 10,000 taken in, while the event loop was late by "
+        f"{late[len(late) * 99 // 100] * 1e3:.1f} ms (99th percentile), {late[-1] * 1e3:.1f} ms at the most"
+    )
+
+
+def million(path: Path, count: int) -> None:
+    signals = [rb.RiskSignal(f"10.0.{n >> 8}.{n & 255}", "LOW", message="Password spray") for n in range(1000)]
+    admin.import_signals(path, (signals[n % 1000] for n in range(count)))
+    asyncio.run(with_backlog(path))
+    with closing(sqlite3.connect(path)) as db:
+        assert sqlite_file.value_of(db.execute("SELECT count(*) FROM signals"))
+
+
+def main(rounds: int, each: int, waiting: int) -> None:
+    throughput(rounds, each)
+    with tempfile.TemporaryDirectory() as folder:
+        million(Path(os.path.realpath(folder)) / "signals.db", waiting)
+
+
+if __name__ == "__main__":
+    main(*(map(int, sys.argv[1:]) if len(sys.argv) > 1 else (7, 100, 1_000_000)))

@@ -77,11 +77,10 @@ class Store(Protocol):
         """
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
-        """
-        Return the rows of *signals*, in their order, once all of them would survive a crash.
+        """Return the rows of *signals*, in their order, once all of them would survive a crash."""
 
-        A call that is cancelled returns when it is sure that none of them is there.
-        """
+    async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
+        """Return when *signals*, which `add` gave *rows*, are gone, however often the call is cancelled meanwhile."""
 
     async def load(self, level: RiskLevel, after: int, limit: int) -> Sequence[Stored]:
         """Return the oldest signals of *level* whose row is larger than *after*; fewer than *limit* if that is all."""

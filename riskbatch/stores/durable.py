@@ -26,7 +26,30 @@ logger = logging.getLogger("riskbatch")
 
 CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
 LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
+CROWD = 256  # signals written together; the rest of a crowd goes next, and so wakes in another turn of the loop
 _RETRY = 1.0  # seconds after a store could not be read
+
+
+class _Written(asyncio.Future[None]):
+    """
+    Wakes all whose signals were written together. It cannot be cancelled.
+
+    So whoever is cancelled meanwhile hears of it when the write is over, when he can tell what to withdraw, and takes
+    nobody with him.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:
+        return False
+
+
+class _Crowd:
+    """Signals of one turn of the event loop, which are written together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.signals: list[RiskSignal] = []
+        self.written = _Written(loop=loop)
+        self.rows: Sequence[int] = ()
+        self.failure: str | None = None
 
 
 class DurableQueue(Queue):
@@ -46,8 +69,8 @@ class DurableQueue(Queue):
         self._starved = False
         self._refilling: set[RiskLevel] = set()
         self._chores: set[asyncio.Task[None]] = set()
-        self._writing = 0
-        self._written = asyncio.Event()
+        self._crowd: _Crowd | None = None  # not handed to the store yet
+        self._writes: set[asyncio.Task[None]] = set()
         self._wall = datetime.now(UTC) - timedelta(
             seconds=self._loop.time()
         )  # a step of the wall clock expires nothing
@@ -215,10 +238,25 @@ class DurableQueue(Queue):
             return self._enter(signal, None)
         promised = 0
         if self._when_full != "shed":
-            await self._keep_place(signal, timeout)
+            if self.room() > 0:
+                self._promised += 1
+            else:
+                await self._keep_place(signal, timeout)
             promised = 1
-        (row,) = await self._add((signal,), promised)
-        return self._enter(signal, row)
+        crowd = self._crowd or self._gather()
+        index = len(crowd.signals)
+        crowd.signals.append(signal)
+        if index + 1 >= CROWD:
+            self._hand_over()
+        try:
+            await crowd.written
+            if crowd.failure is not None:
+                raise StoreError(crowd.failure)
+        except BaseException:
+            await self._withdraw(crowd, index, 1, promised)
+            raise
+        self._promised -= promised
+        return self._enter(signal, crowd.rows[index])
 
     async def _keep_place(self, signal: RiskSignal, timeout: float | None) -> None:
         if self._has_place_for(signal):
@@ -284,24 +322,56 @@ class DurableQueue(Queue):
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
         is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
         durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
-        rows = iter(await self._add(durable, promised))
+        crowd = self._crowd or self._gather()
+        index = len(crowd.signals)
+        crowd.signals += durable
+        try:
+            if durable:
+                await crowd.written
+            if crowd.failure is not None:
+                raise StoreError(crowd.failure)
+        except BaseException:
+            await self._withdraw(crowd, index, len(durable), promised)
+            raise
+        self._promised -= promised
+        rows = iter(crowd.rows[index:])
         pairs = zip(signals, is_past, strict=True)
         return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
-    async def _add(self, signals: Sequence[RiskSignal], promised: int) -> Sequence[int]:
-        """Return the rows of *signals* once the store has them; no place is kept for them any more."""
-        rows: Sequence[int] | None = None
-        self._writing += 1
+    def _gather(self) -> _Crowd:
+        """Begin a crowd, which is handed over at the end of this turn of the loop."""
+        self._crowd = crowd = _Crowd(self._loop)
+        self._loop.call_soon(self._hand_over, crowd)
+        return crowd
+
+    def _hand_over(self, crowd: _Crowd | None = None) -> None:
+        """Have the present crowd written; nothing happens if it is not *crowd* any more."""
+        if self._crowd is not None and crowd in (None, self._crowd):
+            write = self._loop.create_task(self._add(self._crowd))
+            self._crowd = None
+            self._writes.add(write)
+            write.add_done_callback(self._writes.discard)
+
+    async def _add(self, crowd: _Crowd) -> None:
         try:
-            rows = await self._store.add(signals) if signals else ()
-            return rows
+            crowd.rows = await self._store.add(crowd.signals) if crowd.signals else ()
+        except StoreError as error:
+            crowd.failure = str(error)
+        except BaseException as error:
+            crowd.failure = f"the store failed: {type(error).__name__}"
+            raise
+        finally:
+            crowd.written.set_result(None)
+
+    async def _withdraw(self, crowd: _Crowd, index: int, count: int, promised: int) -> None:
+        """Return when *count* signals of *crowd* are surely not in the store, and free the places kept for them."""
+        try:
+            if crowd.rows and count:
+                stop = index + count
+                await self._store.withdraw(crowd.signals[index:stop], crowd.rows[index:stop])
         finally:
             self._promised -= promised
-            self._writing -= 1
-            if self._writing == 0:
-                self._written.set()
-            if rows is None:
-                self._promise_room()
+            self._promise_room()
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
@@ -359,12 +429,12 @@ class DurableQueue(Queue):
 
     async def written(self) -> None:
         """Wait until no admission is being written any more, whoever cancels."""
-        while self._writing:
-            self._written.clear()
+        while self._crowd is not None or self._writes:
             with suppress(asyncio.CancelledError):
-                await self._written.wait()
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)
+                await asyncio.wait(self._writes) if self._writes else await asyncio.sleep(0)
+        for _ in range(2):  # those who waited for the write come first
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
 
     async def finish(self) -> None:
         """Close the store once all is written that is owed to it, whoever cancels."""

@@ -30,31 +30,24 @@ from .sqlite_file import Bookmark, Entry, Held, Synchronous
 logger = logging.getLogger("riskbatch")
 
 _T = TypeVar("_T")
-_GROUP = 5_000  # operations a transaction
-_SLICE = 250  # callers woken between two turns of the event loop: some 1 ms
+_GROUP = 100  # operations a transaction, of which each may be hundreds of signals
 _RETRY = 1.0  # seconds until a settlement that failed is written again
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs
 
 
+@frozen(eq=False)
 class _Add:
-    """Signals to be added, numbered from `first`; withdrawn once `done` is cancelled."""
-
-    __slots__ = ("bookmark", "done", "first", "signals")
-
-    def __init__(
-        self, signals: Sequence[RiskSignal], first: int, done: asyncio.Future[None], bookmark: Bookmark | None
-    ) -> None:
-        self.signals = signals
-        self.first = first
-        self.done = done
-        self.bookmark = bookmark
+    signals: Sequence[RiskSignal]
+    first: int  # number
+    done: asyncio.Future[None]
+    bookmark: Bookmark | None  # where their feed is then
 
 
 @define(eq=False)
 class _Settle:
     rows: list[tuple[int, str, str]]  # key, outcome, detail
     done: asyncio.Future[None] | None = None
-    bookmark: Bookmark | None = None  # where the feed of a withdrawn signal was before
+    bookmark: Bookmark | None = None  # where the feed of withdrawn signals was before
 
 
 @frozen(eq=False)
@@ -150,7 +143,7 @@ class SqliteStore:
         self._synchronous = synchronous
         self._keep = keep_settled
         self._thread: threading.Thread | None = None
-        self._broken: BaseException | None = None
+        self._refusal: str | None = f"{self.path} is not open"
         self._next = 1  # the number of the next signal
 
     def __repr__(self) -> str:
@@ -164,7 +157,7 @@ class SqliteStore:
             raise StoreError(f"{self.path} is already open")
         self._loop = asyncio.get_running_loop()
         self._operations: queue.SimpleQueue[_Operation] = queue.SimpleQueue()
-        self._broken = None
+        self._refusal = None
         opened: asyncio.Future[Held] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(
@@ -181,30 +174,29 @@ class SqliteStore:
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
         """See `Store.add`."""
-        return await self._add(signals, None, None)
+        return await self._add(signals)
 
-    async def _add(
-        self, signals: Sequence[RiskSignal], bookmark: Bookmark | None, before: Bookmark | None
-    ) -> Sequence[int]:
-        """Add *signals* and turn to *bookmark*, both or none; *before* is where it was."""
+    async def _add(self, signals: Sequence[RiskSignal], bookmark: Bookmark | None = None) -> Sequence[int]:
+        """Add *signals* and turn to *bookmark*, both or none."""
         first = self._next
         self._next = after = first + len(signals)
         done: asyncio.Future[None] = self._loop.create_future()
         self._submit(_Add(signals, first, done, bookmark))
-        try:
-            await done
-        except asyncio.CancelledError:
-            done.cancel()
-            await self._withdraw(signals, first, before)
-            raise
+        await done
         return range(first, after)
 
-    async def _withdraw(self, signals: Sequence[RiskSignal], first: int, before: Bookmark | None) -> None:
-        """Return when *signals*, numbered from *first*, are surely not in the file, however often that is cancelled."""
+    async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
+        """See `Store.withdraw`."""
+        await self._withdraw(signals, rows)
+
+    async def _withdraw(
+        self, signals: Sequence[RiskSignal], rows: Sequence[int], bookmark: Bookmark | None = None
+    ) -> None:
+        """Forget *signals* and turn back to *bookmark*, both or none."""
         gone: asyncio.Future[None] = self._loop.create_future()
-        keys = [(file.BASE[signal.risk_level] + number, "", "") for number, signal in enumerate(signals, first)]
+        keys = [(file.BASE[signal.risk_level] + row, "", "") for signal, row in zip(signals, rows, strict=True)]
         try:
-            self._submit(_Settle(keys, gone, before))
+            self._submit(_Settle(keys, gone, bookmark))
         except StoreError:
             return
         while not gone.done():
@@ -269,6 +261,7 @@ class SqliteStore:
         """See `Store.abort`."""
         if self._thread is not None:
             self._thread = None
+            self._refusal = f"{self.path} is not open"
             self._operations.put(_Stop())
 
     async def _ask(self, question: Callable[[sqlite3.Connection], _T]) -> _T:
@@ -277,10 +270,8 @@ class SqliteStore:
         return await done
 
     def _submit(self, operation: _Operation) -> None:
-        if self._thread is None:
-            raise StoreError(f"{self.path} is not open")
-        if self._broken is not None:
-            raise StoreError(f"{self.path} cannot be used any more: {self._broken}")
+        if self._refusal is not None:
+            raise StoreError(self._refusal)
         self._operations.put(operation)
 
     # -- in the thread
@@ -307,14 +298,13 @@ class SqliteStore:
             self._post([(self._ended, None)])
 
     def _fail(self, failure: StoreError, opened: asyncio.Future[Held]) -> None:
-        self._broken = failure
-        left: list[asyncio.Future[Any]] = [opened]
+        self._refusal = f"{self.path} cannot be used any more: {failure}"
+        left = []
         with suppress(queue.Empty):
             while True:
-                done = getattr(self._operations.get_nowait(), "done", None)
-                if done is not None:
-                    left.append(done)
-        self._post([(done, failure) for done in left])
+                left.append(self._operations.get_nowait())
+        self._post([(opened, failure)])
+        self._report(left, failure)
 
     def _serve(self, db: sqlite3.Connection) -> None:
         owed: list[_Change] = []
@@ -340,19 +330,19 @@ class SqliteStore:
     def _gather(self, timeout: float | None) -> tuple[_Group, _Ask | _Stop | None]:
         """Return the operations that wait, up to one that is no write; wait if there is none."""
         group = _Group()
-        get, add, change = self._operations.get_nowait, group.adds.append, group.changes.append
-        try:
+        with suppress(queue.Empty):
             operation = self._operations.get(timeout=timeout)
-            for _ in range(_GROUP):
-                if isinstance(operation, _Add):
-                    add(operation)
-                elif isinstance(operation, _Ask | _Stop):
-                    return group, operation
-                else:
-                    change(operation)
-                operation = get()
-        except queue.Empty:
-            pass
+            while True:
+                match operation:
+                    case _Add():
+                        group.adds.append(operation)
+                    case _Ask() | _Stop():
+                        return group, operation
+                    case _:
+                        group.changes.append(operation)
+                if len(group.adds) + len(group.changes) >= _GROUP:
+                    break
+                operation = self._operations.get_nowait()
         return group, None
 
     def _write(self, db: sqlite3.Connection, group: _Group) -> list[_Change]:
@@ -365,28 +355,30 @@ class SqliteStore:
                 self._write(db, _Group(adds=group.adds))
                 return owed
             failure = StoreError(f"{self.path}: {error}")
-            self._post([(add.done, failure) for add in group.adds])
-            self._post([(turn.done, failure) for turn in group.changes if isinstance(turn, _Turn)])
+            self._report([*group.adds, *(turn for turn in group.changes if isinstance(turn, _Turn))], failure)
             owed = [change for change in group.changes if isinstance(change, _Settle | _Move)]
             if owed:
                 logger.error("%s cannot be told of what is settled, trying again: %s", self.path, error)
             return owed
-        done: list[tuple[asyncio.Future[Any], Any]] = [(add.done, None) for add in group.adds]
-        done += [(c.done, None) for c in group.changes if isinstance(c, _Settle | _Turn) and c.done is not None]
-        if done:
-            self._post(done)
+        self._report([*group.adds, *group.changes], None)
         return []
 
+    def _report(self, operations: Sequence[_Operation], result: StoreError | None) -> None:
+        """Tell those who wait for one of *operations*."""
+        waiting = [done for operation in operations if (done := getattr(operation, "done", None)) is not None]
+        if waiting:
+            self._post([(done, result) for done in waiting])
+
     def _transact(self, db: sqlite3.Connection, group: _Group) -> None:
-        adds = [add for add in group.adds if not add.done.cancelled()]
-        if not (adds or group.changes):
+        if not (group.adds or group.changes):
             return
         with file.transaction(db):
             if group.changes:
                 self._change_rows(db, _fold(group.changes))
-            file.insert(db, [(add.signals, add.first) for add in adds], file.to_int(datetime.now(UTC)))
-            turned = [change for change in group.changes if isinstance(change, _Settle | _Turn)]
-            for bookmark in {mark.name: mark for op in [*turned, *adds] if (mark := op.bookmark) is not None}.values():
+            if group.adds:
+                file.insert(db, [(add.signals, add.first) for add in group.adds], file.to_int(datetime.now(UTC)))
+            turns = [op.bookmark for op in [*group.changes, *group.adds] if isinstance(op, _Settle | _Turn | _Add)]
+            for bookmark in {turn.name: turn for turn in turns if turn is not None}.values():
                 file.turn(db, bookmark)
 
     def _change_rows(self, db: sqlite3.Connection, folded: _Folded) -> None:
@@ -437,19 +429,17 @@ FROM json_each(?2) AS ended JOIN signals ON signals.id = ended.value ->> 0
 """
 
 
-def _deliver(
-    loop: asyncio.AbstractEventLoop, results: Sequence[tuple[asyncio.Future[Any], Any]], start: int = 0
-) -> None:
-    for done, result in results[start : start + _SLICE]:
-        if done.done():
-            continue
+def _deliver(loop: asyncio.AbstractEventLoop, results: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    """Give the first of *results*, and the others in later turns of the loop: each may wake a crowd."""
+    (done, result), others = results[0], results[1:]
+    if not done.done():
         if isinstance(result, BaseException):
             done.set_exception(result)
             done.exception()  # whoever was cancelled does not look
         else:
             done.set_result(result)
-    if start + _SLICE < len(results):
-        loop.call_soon(_deliver, loop, results, start + _SLICE)
+    if others:
+        loop.call_soon(_deliver, loop, others)
 
 
 def _time_of(cursor: sqlite3.Cursor) -> datetime | None:

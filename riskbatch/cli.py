@@ -121,17 +121,25 @@ was sent.""",
         "riskbatch send feed.csv --rejected bad.jsonl",
         "riskbatch send bad.jsonl --rejected worse.jsonl      once more, when it is mended",
         "tail -F alerts.jsonl | riskbatch send - --limit 15/60s",
+        "riskbatch send feed.csv --store queue.db             stop and go on as you like",
+        "riskbatch send --store queue.db                      only what waits in it",
         "",
         "exit status: 0 all accepted, 1 something was not, 2 usage or configuration,",
         "             130 stopped by Ctrl-C, 143 by SIGTERM",
     )
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", default="-", help="what to send; - is standard input")
+    add("file", metavar="FILE", nargs="?", help="what to send; - is standard input, as is nothing without --store")
     add(
         "--rejected",
         metavar="FILE",
         help="append what was not accepted to FILE, as JSON Lines with the reason; such a file can be sent again",
     )
+    add(
+        "--store",
+        metavar="FILE",
+        help="keep what waits in this file; the same command goes on after Ctrl-C, a crash or a power cut",
+    )
+    add("--again", action="store_true", help="send FILE from its beginning, also what the store has taken of it before")
     add("--format", choices=FORMATS, help="what the feed is, where its name and beginning do not tell")
     add("--limit", metavar="30/60s", type=_rate, help="our share of the org's requests per time")
     add("--subjects-per-event", metavar="N", type=int, help="signals with equal times share an event, up to N (50)")

@@ -6,6 +6,7 @@ with an error and the rest goes on; no more than `MAX_RECORD` bytes are ever kep
 """
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -156,8 +157,8 @@ def _signal(value: object, index: int) -> RiskSignal | str:
 
 
 def refusal(record: Record, number: int, outcome: str, reason: str, original: object, **facts: object) -> str:
-    """Return one line of a file of refused records, which `mended` can read again."""
-    line = {"line": record.line, "record": number, "outcome": outcome, "reason": reason, **facts}
+    """Return one line of a file of refused records, which `mended` can read again. A place of 0 is not known."""
+    line = {"line": record.line or None, "record": number or None, "outcome": outcome, "reason": reason, **facts}
     try:
         return json.dumps({**line, "original": original}, allow_nan=False)
     except (ValueError, RecursionError):  # 1e999 was read as infinity, which JSON cannot write
@@ -173,6 +174,28 @@ def mended(record: Record) -> Record:
     if isinstance(original, str):
         return _parsed(record.line, original.encode(errors="replace"))
     return Record(record.line, original)
+
+
+class Trail:
+    """
+    Counts the signals of a feed, record by record, and knows it again by a digest of the records so far.
+
+    Attributes:
+        count: Signals so far, those that are none included.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, record: Record, count: int) -> None:
+        """Go past a *record* with *count* signals."""
+        self.count += count
+        self._hash.update(repr((record.value, record.error)).encode(errors="surrogatepass") + b"\n")
+
+    def digest(self) -> str:
+        """Return what only a feed with the same records up to here has."""
+        return self._hash.hexdigest()
 
 
 # -- text to values

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from typing import TextIO
 
@@ -18,7 +19,9 @@ from attrs import frozen
 
 import riskbatch as rb
 
-from .feed import CHUNK, Feed, Record, mended, refusal, signals
+from .feed import CHUNK, Feed, Record, Trail, mended, refusal, signals
+from .stores.feeds import FeedStore
+from .stores.sqlite_file import Bookmark
 from .terminal import (
     NOT_ACCEPTED,
     USAGE,
@@ -46,6 +49,10 @@ FOREVER = 366 * 86400.0  # seconds; a client wants a finite time to drain in
 
 def send(options: argparse.Namespace) -> int:
     """Send the feed that *options* name and return the exit status."""
+    if options.again and (options.store is None or options.file in (None, "-")):
+        raise rb.ConfigurationError("--again is for --store and a FILE, which the store may have taken before")
+    if options.file is None:  # with a store, what waits in it is enough
+        options.file = "-" if options.store is None else os.devnull
     with ExitStack() as stack:
         source = _Source(options.file)
         stack.callback(source.close)
@@ -130,60 +137,131 @@ class _Source:
 
 @frozen(eq=False)
 class _Item:
-    """A signal under way, and where it came from."""
+    """
+    A signal under way, and where it came from.
+
+    Attributes:
+        record: The record that it is in.
+        number: Of the record.
+        signal: The signal.
+        original: The part of the record that it stands for.
+        taken: The signal's own number in the feed.
+        digest: Of the feed up to the record.
+    """
 
     record: Record
     number: int
     signal: rb.RiskSignal
     original: object
+    taken: int
+    digest: str
+
+
+class _Changed(rb.RiskbatchError):
+    """The feed is not what it was when a part of it was taken into the store."""
 
 
 class _Ledger:
     """
     What became of every record.
 
+    Args:
+        screen: Where refused records are shown, if no file takes them.
+        rejected: The file that takes them.
+        stop: Asked if that file cannot be written.
+        kept: What is abandoned stays in a store.
+
     Attributes:
         records: Records read.
         last: The last of them.
         signals: Signals read, those that are none included.
         counts: Signals by what became of them.
+        bookmark: Up to where the store had taken the feed before; `None` if nothing knows.
+        passed: Signals that were passed over because of it.
     """
 
-    def __init__(self, screen: Screen, rejected: TextIO | None, stop: Stop) -> None:
+    def __init__(self, screen: Screen, rejected: TextIO | None, stop: Stop, *, kept: bool = False) -> None:
         self._screen = screen
         self._rejected = rejected
         self._stop = stop
+        self._kept = kept
         self.records = 0
         self.last: Record | None = None
         self.signals = 0
         self.counts: Counter[str] = Counter()
+        self.bookmark: Bookmark | None = None
+        self.passed = 0
+        self._trail = Trail()
         self._under_way: dict[int, _Item] = {}  # by the identity of the signal, in the order read
         self._first_refused: tuple[int, int] | None = None  # number and line
         self._shown = 0
 
     def read(self, found: Record) -> list[rb.RiskSignal]:
-        """Enter a record and return its signals; what is none is refused."""
+        """
+        Enter a record and return its signals that the store had not taken before; what is none is refused.
+
+        Raises:
+            _Changed: The records up to the bookmark are not those that the store has taken.
+        """
         self.records += 1
         self.last = found
         record = mended(found)
-        if record.error is not None:
-            self.signals += 1
-            facts = {"cut": True} if record.cut else {}
-            self._refuse(record, self.records, "invalid", record.error, record.value, **facts)
-            return []
+        made = [(record.error, record.value)] if record.error is not None else list(signals(record.value))
+        before = self._trail.count
+        self._trail.add(found, len(made))
+        already = self._already(before)
+        digest = "" if self.bookmark is None else self._trail.digest()
+        self.passed += already
         entered = []
-        for made, original in signals(record.value):
+        for taken, (signal, original) in enumerate(made[already:], before + already + 1):
             self.signals += 1
-            if isinstance(made, str):
-                self._refuse(record, self.records, "invalid", made, original)
+            if isinstance(signal, rb.RiskSignal):
+                item = _Item(record, self.records, signal, original, taken, digest)
+                self._under_way[id(signal)] = item
+                entered.append(signal)
             else:
-                self._under_way[id(made)] = _Item(record, self.records, made, original)
-                entered.append(made)
+                facts = {"cut": True} if record.cut else {}
+                self._refuse(record, self.records, "invalid", str(signal), original, **facts)
         return entered
+
+    def _already(self, before: int) -> int:
+        """Return how many signals of the record just read, with *before* before it, the store had taken."""
+        if self.bookmark is None or before >= self.bookmark.taken:
+            return 0
+        if self._trail.count < self.bookmark.taken:
+            return self._trail.count - before
+        if self._trail.digest() != self.bookmark.digest:
+            raise self._change()
+        return self.bookmark.taken - before
+
+    def _change(self) -> _Changed:
+        assert self.bookmark is not None  # noqa: S101 - the callers have looked
+        name, taken = printable(self.bookmark.name), counted(self.bookmark.taken, "signal")
+        return _Changed(
+            f"{name} has changed in the part of which the store has taken {taken}; --again sends it from its beginning"
+        )
+
+    def end(self) -> None:
+        """
+        Note that there are no more records.
+
+        Raises:
+            _Changed: There were more when the store took them.
+        """
+        if self.bookmark is not None and self._trail.count < self.bookmark.taken:
+            raise self._change()
+
+    def place(self, signal: rb.RiskSignal | None = None) -> Bookmark:
+        """Return where the feed is once *signal*, and all before it, are in the store; or at its end."""
+        assert self.bookmark is not None  # noqa: S101 - only asked for a feed that has one
+        if signal is None:
+            return Bookmark(self.bookmark.name, self._trail.count, self._trail.digest(), ended=True)
+        item = self._under_way[id(signal)]
+        return Bookmark(self.bookmark.name, item.taken, item.digest)
 
     def settled(self, receipt: rb.Receipt) -> None:
         """Enter the outcome of a signal."""
-        item = self._under_way.pop(id(receipt.signal))
+        item = self._under_way.pop(id(receipt.signal), None) or _from_store(receipt.signal)
         match receipt.outcome:
             case rb.Accepted():
                 self.counts["accepted"] += 1
@@ -193,6 +271,8 @@ class _Ledger:
                 self._lose(item, "rejected", f"Okta refused it: {reason}", code=code)
             case rb.Expired(may_have_arrived=maybe):
                 self._lose(item, "expired", "its expiresAt passed before it could be sent", maybe)
+            case rb.Abandoned() if self._kept:
+                pass  # the books count them, and also those that were never loaded
             case rb.Abandoned(reason=reason, may_have_arrived=maybe):
                 self._lose(item, "maybe sent" if maybe else "unsent", reason, maybe)
             case outcome:
@@ -200,6 +280,8 @@ class _Ledger:
 
     def close(self, why: str) -> None:
         """Enter as unsent what was read and never admitted."""
+        if self.bookmark is not None:  # it is read again by the next run, so that nobody need send it from elsewhere
+            self._rejected = None
         for key in list(self._under_way):
             self._lose(self._under_way.pop(key), "unsent", why)
 
@@ -223,7 +305,8 @@ class _Ledger:
         self, record: Record, number: int, outcome: str, reason: str, original: object, **facts: object
     ) -> None:
         self.counts[outcome] += 1
-        self._first_refused = min(self._first_refused or (number, record.line), (number, record.line))
+        if number:
+            self._first_refused = min(self._first_refused or (number, record.line), (number, record.line))
         if self._rejected is not None:
             try:
                 self._rejected.write(refusal(record, number, outcome, reason, original, **facts) + "\n")
@@ -235,9 +318,16 @@ class _Ledger:
             return
         self._shown += 1
         if self._shown <= SHOWN:
-            self._screen.say(printable(f"line {record.line}: {reason}"))
+            place = f"line {record.line}" if number else "from the store"
+            self._screen.say(printable(f"{place}: {reason}"))
         elif self._shown == SHOWN + 1:
             self._screen.say("... and more; --rejected FILE would keep them all")
+
+
+def _from_store(signal: rb.RiskSignal) -> _Item:
+    """Return what there is to say of a signal that an earlier run has read."""
+    original = signal.to_json()
+    return _Item(Record(0, original), 0, signal, original, 0, "")
 
 
 class _Sending:
@@ -251,7 +341,11 @@ class _Sending:
         self._limit = options.limit or rb.RateLimit()
         self._screen = Screen(sys.stderr)
         self._stop = Stop()
-        self._ledger = _Ledger(self._screen, rejected, self._stop)
+        self._ledger = _Ledger(self._screen, rejected, self._stop, kept=options.store is not None)
+        self._store = None if options.store is None else FeedStore(options.store, self._ledger.place)
+        self._feed_name = os.path.realpath(options.file) if source.size is not None else None
+        self._again = options.again
+        self._left = 0  # signals that waited in the store before
         self._is_read = False
         self._rates: deque[tuple[float, int]] = deque()  # instants and what was accepted until then, of a minute
         self._end: tuple[int, float] | None = None  # requests so far, and the end that was foreseen then
@@ -262,6 +356,7 @@ class _Sending:
         return rb.Client.from_env(
             limit=self._limit,
             capacity=CAPACITY,
+            store=self._store,
             coalesce=options.coalesce,
             on_settled=self._ledger.settled,
             **{name: value for name, value in given.items() if value is not None},
@@ -274,6 +369,7 @@ class _Sending:
             self._screen.say("Type signals, one a line; Ctrl-D ends.")
         with self._stop.on_signals():
             async with self._client as client:
+                self._left = client.statistics().admitted
                 watching = asyncio.create_task(self._watch(client))
                 try:
                     if await self._stop.unless(self._read_all(client)):
@@ -290,19 +386,26 @@ class _Sending:
 
     async def _read_all(self, client: rb.Client) -> None:
         try:
+            if self._store is not None and self._feed_name is not None:
+                bookmark = await self._store.begin(self._feed_name)
+                self._ledger.bookmark = Bookmark(self._feed_name) if self._again else bookmark
             while chunk := await self._source.read():
-                for record in self._feed.push(chunk):
-                    await self._enqueue(client, record)
-            for record in self._feed.end():
-                await self._enqueue(client, record)
+                await self._enqueue(client, self._feed.push(chunk))
+            await self._enqueue(client, self._feed.end())
+            self._ledger.end()
+            if self._store is not None and self._ledger.bookmark is not None:
+                await self._store.turn(self._ledger.place())
             self._is_read = True
         except (rb.RiskbatchError, OSError) as error:
             reason = because(error) if isinstance(error, OSError) else str(error)
-            self._stop.ask(reason, USAGE if self._ledger.records == 0 else NOT_ACCEPTED)
+            is_usage = self._ledger.records == 0 or isinstance(error, _Changed)
+            self._stop.ask(reason, USAGE if is_usage else NOT_ACCEPTED)
 
-    async def _enqueue(self, client: rb.Client, record: Record) -> None:
-        for signal_ in self._ledger.read(record):
-            await client.enqueue(signal_)
+    async def _enqueue(self, client: rb.Client, records: Iterator[Record]) -> None:
+        lot: list[rb.RiskSignal] = []
+        for record in records:
+            lot += self._ledger.read(record)
+        await client.enqueue_many(lot)
 
     async def _drain(self, client: rb.Client) -> None:
         """Send what waits. A stop must not cancel this: what is on its way would be cut off."""
@@ -401,14 +504,20 @@ class _Sending:
 
     def _report(self, books: rb.Statistics, seconds: float) -> None:
         ledger = self._ledger
+        if self._store is not None:
+            ledger.counts["kept"] = books.abandoned
         if self._quiet and not ledger.refused() and not self._stop.asked.is_set():
             return
         say = self._screen.say
         if self._stop.asked.is_set():
-            what = "not everything" if ledger.records else "nothing"
+            what = "not everything" if ledger.records or self._left else "nothing"
             say(f"riskbatch: {printable(self._stop.why, 500)}; {what} was sent.")
-            if not ledger.records:
+            if not (ledger.records or self._left):
                 return
+        if self._left:
+            say(f"{counted(self._left, 'signal')} waited in the store.")
+        if ledger.passed:
+            say(f"{counted(ledger.passed, 'signal')} of {printable(self._source.name)} had been taken before.")
         say(
             f"{counted(ledger.records, 'record')} read, {counted(ledger.signals, 'signal')} in them; "
             f"{counted(books.requests, 'request')} in {duration(seconds)}."
@@ -416,13 +525,17 @@ class _Sending:
         for outcome, meaning in _MEANINGS.items():
             if ledger.counts[outcome] or outcome == "accepted":
                 say(f"  {ledger.counts[outcome]:>9} {outcome:<11}{meaning}".rstrip())
-        if ledger.refused() and self._rejected_name:
+        if ledger.refused() > ledger.counts["kept"] and self._rejected_name:
             say(f"What was read and not accepted is in {self._rejected_name}; mend it and send it again.")
         if self._stop.asked.is_set() and ledger.last is not None:
             self._report_place(ledger.last)
 
     def _report_place(self, last: Record) -> None:
         """Say where to go on."""
+        if self._ledger.bookmark is not None:
+            done = self._is_read and not self._ledger.counts["kept"]
+            self._screen.say("All of it is settled." if done else "The same command goes on where this one stopped.")
+            return
         number, line = self._ledger.first_open() or (0, 0)
         if number == 1:
             self._screen.say(f"Line {line} (record 1) is not accepted, so there is no line up to which all is.")
@@ -444,6 +557,7 @@ _MEANINGS = {
     "invalid": "not sent: the record is no valid signal",
     "rejected": "by Okta",
     "expired": "before they could be sent",
+    "kept": "in the store, for the next run",
     "unsent": "surely not sent",
     "maybe sent": "no answer came: Okta may have them or not",
 }

@@ -185,6 +185,11 @@ class SqliteStore:
         await done
         return range(first, after)
 
+    async def _turn(self, bookmark: Bookmark) -> None:
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._submit(_Turn(bookmark, done))
+        await done
+
     async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
         """See `Store.withdraw`."""
         await self._withdraw(signals, rows)

@@ -94,7 +94,7 @@ def _number(ip: str) -> int:
 
 def counts(report: str) -> dict[str, int]:
     """Read the table of a report."""
-    names = "accepted|superseded|invalid|rejected|expired|unsent|maybe sent"
+    names = "accepted|superseded|invalid|rejected|expired|kept|unsent|maybe sent"
     return {name: int(count) for count, name in re.findall(rf"^ +(\d+) ({names})\b", report, re.MULTILINE)}
 
 
@@ -171,7 +171,7 @@ async def test_options_reach_the_client(tmp_path, org):
 
 
 async def test_memory_stays_flat_while_megabytes_are_read(tmp_path, org, monkeypatch):
-    """A feed far larger than the capacity: reading waits, so that no more signals than it are ever held."""
+    """A feed far larger than the capacity: reading waits, so that only what was just read is held beyond it."""
     time_ = {"timestamp": "2021-01-20T00:00:00.001Z"}
     text = lines(*(signal_(number, message="x" * 300, **time_) for number in range(10_000)))
     (tmp_path / "feed").write_text(text)
@@ -191,7 +191,7 @@ async def test_memory_stays_flat_while_megabytes_are_read(tmp_path, org, monkeyp
 
         assert len(okta.signals) == 10_000
     assert len(text) > 3_000_000
-    assert max(held) == 1501  # and the one that waits for room
+    assert 1500 < max(held) <= 1500 + send.CHUNK // 300  # a lot waits for room
 
 
 # ------------------------------------------------------------------------------------------------ what is not

@@ -51,7 +51,8 @@ class Statistics:
         expired: Signals whose `expires_at` passed before they could be sent.
         shed: Signals that made room for others, or found none (`when_full="shed"`).
         superseded: Signals whose place a newer one for the same address took (`coalesce=True`).
-        abandoned: Signals that the client's end left unsettled otherwise.
+        abandoned: Signals that the client's end left unsettled otherwise; a store keeps them for the next client. Those
+            that it had not yet loaded have no receipt, and `on_settled` is not called for them.
         waiting: Signals in the queue.
         waiting_by_level: The same by level.
         in_flight: Signals in requests that have no answer yet.

@@ -107,7 +107,7 @@ def _fold(changes: Sequence[_Change]) -> _Folded:
             case _Settle(rows):
                 folded.ends += [(moves.pop(key, key), outcome, detail) for key, outcome, detail in rows]
             case _Move(key, heir):
-                moves[key] = heir
+                moves[key] = moves.pop(heir, heir)
             case _Note(rows):
                 folded.notes.update((moves.get(key, key), (tried, arrived)) for key, tried, arrived in rows)
     return folded

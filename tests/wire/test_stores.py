@@ -366,6 +366,70 @@ async def test_a_newcomer_supersedes_what_is_in_the_store(okta, path, small_memo
     assert len(in_file(path)) == 300
 
 
+async def test_a_superseder_keeps_its_place_over_a_restart(okta, path):
+    """With `coalesce`, the newer signal has the place of the older in the file too."""
+    holding = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "coalesce": True}
+    async with client(okta, rb.SqliteStore(path), **holding) as c:
+        await c.enqueue_many(signals(20, "HIGH", 500))
+        await asyncio.wait_for(holding["transport"].departed.wait(), 5)
+        await c.enqueue_many(signals(5))
+        for text in ("newer", "newest"):  # a chain, in one transaction with all the rest
+            await c.enqueue_many(signals(2, start=1, message=text))
+        await c.enqueue(signals(1, start=3, level="MEDIUM")[0])  # at another level it begins anew
+    assert in_file(path)[20:] == [ip(3), ip(0), ip(1), ip(2), ip(4)]
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, coalesce=True) as c:
+        newer = await c.enqueue_many(signals(1, start=1, message="last of all"))
+        assert await c.flush(5) == 0
+        assert newer[0].signal.message == "last of all"
+    assert accepting.carried[20:] == [ip(3), ip(0), ip(1), ip(2), ip(4)]
+    assert in_file(path) == []
+
+
+def test_changes_to_the_same_rows_come_to_what_they_would_one_by_one():
+    """Whatever is settled, superseded and noted within a transaction, the file has what it would have one by one."""
+    rng = random.Random(5)
+    rows = signals(12, "HIGH")
+    for _ in range(100):
+        together, single = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
+        for db in (together, single):
+            db.executescript(sqlite_file.SCHEMA)
+            sqlite_file.insert(db, [(rows, 1)], 0)
+        keys, changes = list(range(1, 13)), []
+        while len(keys) > 1 and rng.random() < 0.95:
+            old, new = rng.sample(keys, 2)
+            if rng.random() < 0.4:
+                changes.append(sqlite._Note([(old, rng.randrange(9), rng.random() < 0.5)]))
+            else:
+                changes.append(sqlite._Settle([(old, "", "")]))
+                keys.remove(old)
+                if rng.random() < 0.6:
+                    changes.append(sqlite._Move(old, new))
+                    keys.remove(new)
+                    keys.append(old)
+        store = rb.SqliteStore("unused")
+        store._change_rows(together, sqlite._fold(changes))
+        for change in changes:
+            store._change_rows(single, sqlite._fold([change]))
+        in_both = [db.execute("SELECT * FROM signals ORDER BY id").fetchall() for db in (together, single)]
+        assert in_both[0] == in_both[1]
+        together.close()
+        single.close()
+
+
+async def test_what_was_never_loaded_is_abandoned_without_a_receipt(okta, path, small_memory):
+    """At the end, signals that are in the store only are counted as abandoned, and no `on_settled` is called."""
+    await leave(okta, path, signals(200))
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        pass
+    assert c.statistics().abandoned == 200
+    assert len(settled) <= 60
+    assert balanced(c)
+    assert len(in_file(path)) == 200
+
+
 async def test_the_backlog_counts_for_capacity_and_is_shed(okta, path, small_memory):
     """What is in the store only takes up capacity, and makes room for a HIGH."""
     await leave(okta, path, signals(200))
@@ -689,24 +753,44 @@ async def test_a_read_only_file_is_a_store_error(path, monkeypatch):
         await rb.SqliteStore(path).open()
 
 
-async def test_an_older_file_is_brought_up(path, monkeypatch):
-    """A file of version 1, stored as it was written then, opens with its signals; a later version migrates it once."""
+DATA = Path(__file__).parents[1] / "data"
+
+
+def schema(path: Path) -> list[tuple[str, ...]]:
     with closing(sqlite3.connect(path)) as db:
-        db.executescript((Path(__file__).parents[1] / "data" / "store-v1.sql").read_text())
+        return sorted(db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall())
+
+
+@pytest.mark.parametrize("version", range(1, sqlite_file.VERSION + 1))
+async def test_a_file_of_each_version_is_brought_up(path, tmp_path, version):
+    """A file of each version, as it was written then, opens with its signals, and is then like a new one."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((DATA / f"store-v{version}.sql").read_text())
+    assert [waiting.signal.ip for waiting in admin.ls(path)] == ["2001:db8::1", "10.0.0.1"]  # before it is brought up
     store = rb.SqliteStore(path)
-    assert (await store.open()).waiting == {rb.RiskLevel.HIGH: 1, rb.RiskLevel.MEDIUM: 0, rb.RiskLevel.LOW: 1}
-    (high,) = await store.load(rb.RiskLevel.HIGH, 0, 10)
-    seen = datetime(2026, 5, 17, 1, 2, 3, 456789, tzinfo=UTC)
-    assert high.signal == rb.RiskSignal("2001:db8::1", "HIGH", message="a message", timestamp=seen)
-    await store.close()
-    monkeypatch.setattr(sqlite_file, "VERSION", 3)
-    monkeypatch.setattr(sqlite_file, "MIGRATIONS", {2: "ALTER TABLE signals ADD COLUMN note TEXT; DELETE FROM settled"})
     for _ in range(2):
-        await store.open()
-        assert len(await store.load(rb.RiskLevel.LOW, 0, 10)) == 1
+        assert (await store.open()).waiting == {rb.RiskLevel.HIGH: 1, rb.RiskLevel.MEDIUM: 0, rb.RiskLevel.LOW: 1}
+        (high,) = await store.load(rb.RiskLevel.HIGH, 0, 10)
+        seen = datetime(2026, 5, 17, 1, 2, 3, 456789, tzinfo=UTC)
+        assert high.signal == rb.RiskSignal("2001:db8::1", "HIGH", message="a message", timestamp=seen)
         await store.close()
+    sqlite_file.create(str(tmp_path / "new.db"))
+    assert schema(path) == schema(tmp_path / "new.db")
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone()[0] == 3
+        assert db.execute("PRAGMA user_version").fetchone()[0] == sqlite_file.VERSION
+
+
+async def test_a_migration_that_fails_changes_nothing(path, monkeypatch):
+    """If a file cannot be brought up, it is refused, and stays as it was for the version that wrote it."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript((DATA / "store-v1.sql").read_text())
+    before = schema(path)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", {1: "DROP TABLE settled; SELECT * FROM nowhere"})
+    with pytest.raises(rb.StoreError, match="nowhere"):
+        await rb.SqliteStore(path).open()
+    assert schema(path) == before
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 1
 
 
 async def test_the_clock_is_set_back(okta, path):

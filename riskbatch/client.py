@@ -1,6 +1,7 @@
 """What users hold: one org, one queue, one budget, and the life between `async with` and the last receipt."""
 
 import asyncio
+import concurrent.futures
 import inspect
 import ipaddress
 import logging
@@ -21,6 +22,7 @@ from yarl import URL
 
 from .auth import RISK_EVENTS_SCOPE, ApiToken, Auth, ServiceApp
 from .errors import AuthError, ClientClosed, ConfigurationError, InvalidSignal
+from .inbox import Inbox
 from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
@@ -37,6 +39,8 @@ logger = logging.getLogger("riskbatch")
 _HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
 _NOT_OPEN = "the client is not open: use `async with`"
 _CANCELLED = "the client's task was cancelled from outside"
+_DROPPED = "the client was dropped, or its event loop closed, while it was open"
+_GRACE = 1.0  # seconds that closing gives to what threads have just handed in: time enough for a disk
 
 
 @frozen
@@ -55,6 +59,7 @@ class Statistics:
             that it had not yet loaded have no receipt, and `on_settled` is not called for them.
         waiting: Signals in the queue.
         waiting_by_level: The same by level.
+        entering: Signals that threads have handed in (`enqueue_threadsafe`) and that are not admitted yet.
         in_flight: Signals in requests that have no answer yet.
         oldest_waiting: Seconds since the oldest ready signal was admitted; 0.0 if none is ready.
         put_back: Times a signal came back from a request that failed and waits again.
@@ -79,6 +84,7 @@ class Statistics:
     abandoned: int = 0
     waiting: int = 0
     waiting_by_level: Mapping[RiskLevel, int] = field(factory=lambda: MappingProxyType(dict.fromkeys(RiskLevel, 0)))
+    entering: int = 0
     in_flight: int = 0
     oldest_waiting: float = 0.0
     put_back: int = 0
@@ -181,6 +187,7 @@ class Client:
         self._close_timeout = close_timeout
         self._life: asyncio.Task[None] | None = None
         self._closing = False
+        self._refusal: str | None = _NOT_OPEN
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -211,6 +218,7 @@ class Client:
         self._loop = self._home.loop
         credentials = self._auth.for_org(self._org)
         self._queue = await self._open_queue()
+        self._inbox = Inbox(self._queue, self._capacity)
         own_session = None
         transport = self._transport
         if transport is None:
@@ -218,7 +226,8 @@ class Client:
             transport = over(session)
         self._sender = Sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
-        self._life.add_done_callback(lambda _: self._bury(own_session))
+        self._refusal = None
+        self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
         return self
 
     async def _open_queue(self) -> Queue:
@@ -256,27 +265,45 @@ class Client:
             raise
         except Exception as error:
             reason = f"the sender failed: {type(error).__name__}"
-            logger.exception("the sender for %s failed; the client is closed", self._org)
+            if not self._is_dropped():
+                logger.exception("the sender for %s failed; the client is closed", self._org)
+        except BaseException:  # a GeneratorExit, of which a TaskGroup makes a group or an error
+            if not self._is_dropped():
+                raise
         finally:
-            self._queue.close(reason)
-            if isinstance(self._queue, DurableQueue):
-                await self._queue.written()
-            with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
-                while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
-                    await asyncio.sleep(0)
-            while self._queue.abandon(reason):
-                pass
-            if isinstance(self._queue, DurableQueue):
-                await self._queue.finish()
-            if own_session is not None:
-                await own_session.close()
-            if not self._closing:  # last, since a warning may be an error
-                warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
+            if self._is_dropped():  # where nothing can be awaited
+                self._bury(_DROPPED)
+            else:
+                await self._end(reason, own_session)
 
-    def _bury(self, own_session: aiohttp.ClientSession | None) -> None:
+    def _is_dropped(self) -> bool:
+        """Tell whether `_live` ends because its task is collected as garbage."""
+        return self._loop.is_closed() or asyncio.current_task(self._loop) is not self._life
+
+    async def _end(self, reason: str, own_session: aiohttp.ClientSession | None) -> None:
+        self._queue.close(reason)
+        self._inbox.abort(reason)
+        if isinstance(self._queue, DurableQueue):
+            await self._queue.written()
+        await self._inbox.finish()
+        with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
+            while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
+                await asyncio.sleep(0)
+        while self._queue.abandon(reason):
+            pass
+        if isinstance(self._queue, DurableQueue):
+            await self._queue.finish()
+        if own_session is not None:
+            await own_session.close()
+        if not self._closing:  # last, since a warning may be an error
+            warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
+
+    def _bury(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
         """Do what `_live` could not: a task that is cancelled before its first step runs no `finally`."""
-        self._queue.close(_CANCELLED)
-        while self._queue.abandon(_CANCELLED):
+        with suppress(RuntimeError):  # a closed loop, on which nobody waits any more
+            self._queue.close(reason)
+        self._inbox.abort(reason)
+        while self._queue.abandon(reason):
             pass
         if self._store is not None:
             self._store.abort()
@@ -298,11 +325,13 @@ class Client:
         if self._life is None or self._life.done():
             return
         self._home.check()
-        self._closing = True
-        self._queue.close("the client is closed")
-        self._sender.drain(self._loop.time() + timeout)
-        deadline = self._loop.call_later(timeout, self._life.cancel)
+        self._closing, self._refusal = True, "the client is closed"
+        until = self._loop.time() + timeout
+        deadline = self._loop.call_at(until, self._life.cancel)
         try:
+            await self._inbox.close(self._refusal, min(timeout, _GRACE))
+            self._queue.close(self._refusal)
+            self._sender.drain(until)
             await asyncio.wait({self._life})
         except asyncio.CancelledError:
             while not self._life.done():  # a few turns, and nothing is left behind if somebody cancels once more
@@ -316,7 +345,12 @@ class Client:
     def __del__(self) -> None:
         life = getattr(self, "_life", None)  # absent if __init__ raised
         if life is not None and not life.done():
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1, source=self)
+            warnings.warn(
+                f"{self!r} was never closed, so nobody sends what waits: use `async with`, or await client.aclose()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
 
     # -- signals
 
@@ -355,6 +389,33 @@ class Client:
         self._check(signal)
         return self._queue.admit_nowait(signal)
 
+    def enqueue_threadsafe(self, signal: RiskSignal) -> concurrent.futures.Future[Receipt]:
+        """
+        Begin to admit *signal* from any thread, as a log handler or a synchronous web framework has them; never waits.
+
+        The future's `result(timeout)` is the receipt, once the signal is admitted (and on disk, if there is a store);
+        `receipt.wait_threadsafe(timeout)` then waits for the outcome. Of each level, what is handed in first is
+        admitted first. `when_full` holds: with "wait" the future is the backpressure, and who does not wait for it may
+        have `capacity` more signals on their way (`Statistics.entering`). `future.cancel()` returns True as long as
+        the signal is surely not admitted. Closing the client admits what was handed in before, as far as there is
+        room; whatever is not admitted has its reason as the future's exception, and the first in a row is logged.
+
+        It may be called on the client's own event loop too, where nobody can wait for the future but with
+        `await asyncio.wrap_future(future)`; its `result()` raises `WrongLoop` there instead of waiting for ever.
+
+        Raises:
+            QueueFull: At once, if `capacity` signals are on their way already; from the future, as in `enqueue`.
+            ClientClosed: At once, if the client is not open, or its event loop is gone; from the future, if it closed
+                before there was room.
+            StoreError: From the future; as in `enqueue`.
+            InvalidSignal: *signal* is not a `RiskSignal`.
+            WrongLoop: At once, in a forked process.
+        """
+        if self._life is None:
+            raise ClientClosed(_NOT_OPEN)
+        _check_signal(signal)
+        return self._inbox.hand_in(signal)
+
     async def enqueue_many(self, signals: Iterable[RiskSignal]) -> list[Receipt]:
         """
         Admit *signals* in their order and return their receipts, in the same order.
@@ -388,8 +449,8 @@ class Client:
         return await self._queue.flush(timeout)
 
     def _check(self, signal: RiskSignal) -> None:
-        if self._life is None:
-            raise ClientClosed(_NOT_OPEN)
+        if self._refusal is not None:
+            raise ClientClosed(self._refusal)
         self._home.check()
         if type(signal) is not RiskSignal:  # which saves a call for all but subclasses and mistakes
             _check_signal(signal)
@@ -421,6 +482,7 @@ class Client:
             abandoned=queue.settled[Abandoned],
             waiting=queue.waiting,
             waiting_by_level=MappingProxyType(queue.waiting_by_level()),
+            entering=self._inbox.size,
             in_flight=queue.in_flight,
             oldest_waiting=now - oldest,
             put_back=sender.counts.put_back,

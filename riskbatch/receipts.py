@@ -8,13 +8,15 @@ not raise for what the server, the clock or the queue decided.
 import asyncio
 import os
 from collections.abc import Generator
+from contextlib import suppress
 from threading import get_ident
 from typing import TypeAlias
 
 from attrs import frozen
 
-from .errors import WrongLoop
+from .errors import RiskbatchError, WrongLoop
 from .signals import RiskSignal
+from .threads import Answer
 
 
 @frozen
@@ -184,7 +186,7 @@ class Receipt:
         self.outcome = None
         self.attempts = 0
         self.may_have_arrived = False
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: list[asyncio.Future[None] | Answer[None]] | None = None
 
     def done(self) -> bool:
         """Tell whether the signal is settled."""
@@ -204,6 +206,45 @@ class Receipt:
                     self._waiters.remove(waiter)
         assert self.outcome is not None  # noqa: S101 - settle() sets it before it wakes anybody
         return self.outcome
+
+    def wait_threadsafe(self, timeout: float | None = None) -> Outcome:
+        """
+        Wait in another thread until the signal is settled, and return its outcome.
+
+        Args:
+            timeout: Seconds. `None` waits as long as it takes.
+
+        Raises:
+            TimeoutError: It was not settled within *timeout*. That recalls nothing.
+            WrongLoop: Called on the client's own event loop, which would wait for itself; or in a forked process.
+            ClientClosed: The event loop was closed under an open client, so that nothing will ever settle it.
+        """
+        if self.outcome is None:
+            answer: Answer[None] = Answer(self._loop)
+            try:
+                with suppress(RuntimeError):  # a loop that is closed; the answer says so
+                    self._loop.call_soon_threadsafe(self._join, answer)
+                answer.result(timeout)
+            except (TimeoutError, RiskbatchError):
+                if self.outcome is None:
+                    raise
+            finally:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(self._leave, answer)
+        assert self.outcome is not None  # noqa: S101 - settle() sets it before it wakes anybody
+        return self.outcome
+
+    def _join(self, answer: Answer[None]) -> None:
+        if self.outcome is not None:
+            answer.set_result(None)
+        elif self._waiters is None:
+            self._waiters = [answer]
+        else:
+            self._waiters.append(answer)
+
+    def _leave(self, answer: Answer[None]) -> None:
+        if self._waiters is not None and answer in self._waiters:
+            self._waiters.remove(answer)
 
     def settle(self, outcome: Outcome) -> None:
         """Give the signal its one outcome and wake all who wait. For the queue, which keeps the books."""

@@ -337,6 +337,35 @@ async def test_a_client_that_was_never_closed_is_a_resource_warning():
     await c.aclose(0)
 
 
+async def test_an_idle_client_that_is_dropped_says_so_once(caplog):
+    """When the last reference to an open client goes, the garbage collector's warning tells what to do."""
+    c = client(FakeOrg())
+    await c.__aenter__()
+    await asyncio.sleep(1)
+    caplog.set_level(logging.CRITICAL, "asyncio")  # which says that a pending task was destroyed, and so it was
+    with pytest.warns(ResourceWarning, match=r"was never closed.*use `async with`") as said:  # noqa: PT031
+        del c
+        gc.collect()
+    assert len(said) == 1
+    assert not caplog.records
+
+
+def test_a_client_left_open_at_the_end_of_asyncio_run_says_so_once():
+    """The end of the loop settles what waits, and says that aclose() was forgotten."""
+    receipts = []
+
+    async def main():
+        c = client(FakeOrg(token_valid=False))
+        await c.__aenter__()
+        receipts.append(await c.enqueue(signal()))
+
+    with pytest.warns(ResourceWarning, match="ended without aclose") as said:  # noqa: PT031
+        asyncio.run(main())
+        gc.collect()
+    assert len(said) == 1
+    assert isinstance(receipts[0].outcome, rb.Abandoned)
+
+
 # ------------------------------------------------------------------------------------------------ statistics
 
 

@@ -23,6 +23,7 @@ from yarl import URL
 from .auth import RISK_EVENTS_SCOPE, ApiToken, Auth, ServiceApp
 from .errors import AuthError, ClientClosed, ConfigurationError, InvalidSignal
 from .inbox import Inbox
+from .journal import facts
 from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
 from .queue import SLICE, Queue, WhenFull
@@ -228,6 +229,9 @@ class Client:
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
         self._refusal = None
         self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
+        waiting, limit = self._queue.waiting, self._limiter.window.limit
+        found = facts("opened", org=self._org, waiting=waiting, limit=limit)
+        logger.info("%s: open, and %d signals wait already", self._org, waiting, extra=found)
         return self
 
     async def _open_queue(self) -> Queue:
@@ -266,7 +270,8 @@ class Client:
         except Exception as error:
             reason = f"the sender failed: {type(error).__name__}"
             if not self._is_dropped():
-                logger.exception("the sender for %s failed; the client is closed", self._org)
+                text, extra = "the sender for %s failed; the client is closed", facts("crashed", org=self._org)
+                logger.exception(text, self._org, extra=extra)
         except BaseException:  # a GeneratorExit, of which a TaskGroup makes a group or an error
             if not self._is_dropped():
                 raise
@@ -295,14 +300,24 @@ class Client:
             await self._queue.finish()
         if own_session is not None:
             await own_session.close()
+        self._say_closed(reason)
         if not self._closing:  # last, since a warning may be an error
             warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
+
+    def _say_closed(self, reason: str) -> None:
+        self._sender.journal.close()
+        ends = {kind.__name__.lower(): count for kind, count in self._queue.settled.items()}
+        level = logging.WARNING if ends["abandoned"] and self._store is None else logging.INFO
+        told = ", ".join(f"{count} {kind}" for kind, count in ends.items() if count) or "no signals"
+        found = facts("closed", org=self._org, reason=reason, **ends)
+        logger.log(level, "%s: closed, with %s", self._org, told, extra=found)
 
     def _bury(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
         """Do what `_live` could not: a task that is cancelled before its first step runs no `finally`."""
         with suppress(RuntimeError):  # a closed loop, on which nobody waits any more
             self._queue.close(reason)
         self._inbox.abort(reason)
+        self._sender.journal.close()
         while self._queue.abandon(reason):
             pass
         if self._store is not None:

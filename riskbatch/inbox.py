@@ -7,11 +7,13 @@ then takes out what is there. So one of the two sees each signal, and none is le
 
 import asyncio
 import logging
+import math
 import os
 from collections import deque
 from contextlib import suppress
 
 from .errors import ClientClosed, QueueFull, WrongLoop
+from .journal import SELDOM, facts
 from .queue import Queue
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
@@ -43,6 +45,7 @@ class Inbox:
         self._carried: set[Answer[Receipt]] = set()  # taken out of the lanes, and not admitted yet
         self._closed: str | None = None
         self._failed_last = False
+        self._quiet_until = -math.inf
 
     @property
     def size(self) -> int:
@@ -114,9 +117,19 @@ class Inbox:
         self._carried.discard(answer)
         if answer.running() or answer.set_running_or_notify_cancel():
             answer.set_exception(error)
-            if not self._failed_last:  # most callers will never look at the answer
-                self._failed_last = True
-                logger.warning("a thread's signal was not admitted; this is said once until one is: %s", error)
+            self._say(error)
+
+    def _say(self, error: Exception) -> None:
+        """Log the first of a row, since most callers will never look at the answer; at most one line a minute."""
+        now = self._loop.time()
+        if not self._failed_last and now >= self._quiet_until:
+            self._quiet_until = now + SELDOM
+            text, found = (
+                "a thread's signal was not admitted; this is said once until one is: %s",
+                {"reason": str(error)},
+            )
+            logger.warning(text, error, extra=facts("not_admitted", error=type(error).__name__, **found))
+        self._failed_last = True
 
     def _refuse_all(self, reason: str) -> None:
         for lane in self._lanes.values():

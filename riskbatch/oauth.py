@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 from attrs import evolve, frozen
 
 from .auth import Conversation, Now, ServiceApp, Unauthenticated, redact
+from .journal import facts
 from .keys import SigningKey, token_hash
 from .wire import OAuthError, Request, Response, budgets, date_of, describe, error_code, oauth_error, plain
 
@@ -180,11 +181,8 @@ class AppCredentials:
         self._issued.append(token.text)
         missing = frozenset(self._app.scopes) - token.scopes
         if missing and missing != self._told_missing:
-            logger.warning(
-                "%s was not granted %s: grant it to the app under Okta API Scopes",
-                self._app.client_id,
-                " ".join(sorted(missing)),
-            )
+            text, scopes = "%s was not granted %s: grant it to the app under Okta API Scopes", " ".join(sorted(missing))
+            logger.warning(text, self._app.client_id, scopes, extra=facts("scope_missing", scopes=scopes))
         self._told_missing = missing
 
     def _failure(self, response: Response, why: str = "", *, denied: bool | None = None) -> Unauthenticated:

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias, get_args
 
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
+from .journal import SELDOM, facts
 from .prioritizer import Demand, Prioritizer
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
@@ -62,6 +63,7 @@ class Queue:
         self._sender: asyncio.Future[None] | None = None
         self._flushes: list[_Flush] = []
         self._hooks_failed_last = False
+        self._hooks_quiet_until = -math.inf
         self.admitted = 0
         self.settled: dict[type[Outcome], int] = dict.fromkeys(get_args(Outcome), 0)
         self.in_flight = 0
@@ -346,8 +348,10 @@ class Queue:
             self._on_settled(receipt)
         except (Exception, asyncio.CancelledError):  # the latter is what the result of a cancelled future raises
             self.hook_errors += 1
-            if not self._hooks_failed_last:
-                logger.exception("on_settled raised; this is said once until it succeeds again")
+            if not self._hooks_failed_last and self._loop.time() >= self._hooks_quiet_until:
+                self._hooks_quiet_until = self._loop.time() + SELDOM
+                text, extra = "on_settled raised; this is said once until it succeeds again", facts("hook_failed")
+                logger.exception(text, extra=extra)
             self._hooks_failed_last = True
         else:
             self._hooks_failed_last = False

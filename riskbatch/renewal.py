@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from attrs import evolve, frozen
 
 from .auth import Conversation, Credentials, Now, Unauthenticated
+from .journal import facts
 from .transport import HEADERS, Transport, Unanswered
 from .wire import Request, Response
 
@@ -143,14 +144,15 @@ class Renewal:
         except Unauthenticated as failure:
             self._failed(failure)
         except Exception:  # a defect of ours or of a custom transport must not take the sender down
-            logger.exception("a token request failed in an unexpected way")
+            logger.exception("a token request failed in an unexpected way", extra=facts("defect"))
             self._failed(Unauthenticated("no access token: an unexpected error, see the log", denied=False))
         finally:
             self._done()
 
     def _succeeded(self) -> None:
         if self.failure is not None:
-            logger.warning("there is a new access token, after: %s", self.failure.reason)
+            text, reason = "there is a new access token, after: %s", self.failure.reason
+            logger.warning(text, reason, extra=facts("token_renewed", reason=reason))
             self.failure = None
 
     def _failed(self, why: Unauthenticated) -> None:
@@ -164,4 +166,5 @@ class Renewal:
         told = why.retry_after is not None
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)
         if old is None or old.denied != why.denied or old.reason != reason:
-            logger.warning("%s (%s)", reason, "somebody must mend this" if why.denied else "this should pass")
+            text = "somebody must mend this" if why.denied else "this should pass"
+            logger.warning("%s (%s)", reason, text, extra=facts("token_refused", reason=reason, denied=why.denied))

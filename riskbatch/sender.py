@@ -17,6 +17,7 @@ from attrs import define, evolve, frozen
 
 from .auth import Credentials
 from .batcher import Batch, split
+from .journal import Journal, facts
 from .limiter import Limiter
 from .prioritizer import Demand
 from .queue import Queue
@@ -25,10 +26,12 @@ from .renewal import Renewal, now_on
 from .signals import RiskLevel
 from .transport import HEADERS, Transport, Unanswered
 from .wire import (
+    PATH,
     Denied,
     RateLimited,
     Refused,
     Request,
+    Response,
     Taken,
     TooConcurrent,
     Unavailable,
@@ -70,6 +73,7 @@ class Trouble:
         failures: In a row.
         until: When the next try is due, on the loop clock.
         known_at: When the last failure came; an answer to an older request says nothing new.
+        began_at: When the first of them came.
     """
 
     reason: str
@@ -77,6 +81,7 @@ class Trouble:
     failures: int
     until: float
     known_at: float
+    began_at: float
 
 
 @frozen
@@ -114,6 +119,7 @@ class Sender:
         self._transport = transport
         self._credentials = credentials
         self._renewal = Renewal(credentials, transport, queue.wake)
+        self.journal = Journal(url.removesuffix(PATH))
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -122,7 +128,7 @@ class Sender:
         self._most_backoff = limiter.window.rate.period
         self.trouble: Trouble | None = None
         self.counts = Counts()
-        self._rate_limited_before = 0  # at the last request that was taken: a row of 429s is one line in the log
+        self._throttled_at: float | None = None  # when a row of 429s began, which is one line in the log
         self._drain_by: float | None = None
 
     # -- the loop
@@ -159,6 +165,10 @@ class Sender:
 
     def drain(self, until: float) -> None:
         """Send what is left, the most important first, as long as it can be sent before *until* on the loop clock."""
+        if self._drain_by is None:
+            left, waiting = until - self._loop.time(), self._queue.waiting
+            text = f"draining, {waiting} signals wait for up to {left:.0f} s"
+            self.journal.say(logging.INFO, "draining", text, waiting=waiting, timeout=left)
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
@@ -174,7 +184,9 @@ class Sender:
         failure, usable = self._renewal.failure, self._credentials.usable(self._loop.time())
         if failure is None or (self.trouble is not None and usable):
             return self.trouble
-        return Trouble(failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until)
+        return Trouble(
+            failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until, 0.0
+        )
 
     def _next_at(self, now: float, demand: Demand) -> float:
         if not self._credentials.usable(now):
@@ -229,8 +241,7 @@ class Sender:
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)
-            refused = isinstance(verdict, RateLimited)
-            self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+            self._learn_budget(response, refused=isinstance(verdict, RateLimited))
             return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
@@ -238,8 +249,18 @@ class Sender:
             reason = f"an unexpected {type(error).__name__}, see the log"
             if self.trouble is None or self.trouble.reason != reason:
                 shown = self._credentials.redact(traceback.format_exc())  # which may show what the request holds
-                logger.error("a request failed in an unexpected way; its signals are put back\n%s", shown)
+                logger.error(
+                    "a request failed in an unexpected way; its signals are put back\n%s", shown, extra=facts("defect")
+                )
             return Unavailable(reason, may_have_arrived=True)
+
+    def _learn_budget(self, response: Response, *, refused: bool) -> None:
+        before = self._limiter.window.limit
+        self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+        limit = self._limiter.window.limit
+        if limit != before:
+            text = f"the server's headers allow {limit} requests a window now, {before} before"
+            self.journal.say(logging.INFO, "limit", text, limit=limit, before=before)
 
     def _clean(self, said: str | None) -> str | None:
         """Return a server's words as one bounded line, without credentials that it echoes."""
@@ -261,9 +282,7 @@ class Sender:
                 self._recovered()
                 self._isolate(batch, verdict)
             case RateLimited():
-                if self.counts.rate_limited == self._rate_limited_before:
-                    logger.warning("%s is used up; nothing is sent until its window resets", self._url)
-                self.counts.rate_limited += 1
+                self._throttle(now)
                 self._put_back(batch)  # the limiter holds everything until then
             case Challenged():
                 self._put_back(batch)
@@ -297,7 +316,9 @@ class Sender:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.land(receipts, lambda _: rejected)
-            logger.info("Okta refused a signal: %s %s", code, reason)
+            logger.debug("Okta refused a signal: %s %s", code, reason)
+            text = f"Okta refused a signal: {code} {reason}"
+            self.journal.say(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
         believed = max(receipt.attempts for receipt in receipts) <= _BELIEVED
@@ -324,14 +345,31 @@ class Sender:
         if self._draining:  # a long wait would outlast the time that is left
             most = min(most, 2 * self._first_backoff)
         until = now + backoff(failures, self._first_backoff, most, random.random())
-        self.trouble = Trouble(reason, denied, failures, until, now)
+        self.trouble = Trouble(reason, denied, failures, until, now, now if old is None else old.began_at)
         if old is None or old.denied != denied or (denied and old.reason != reason):
+            event = "paused" if denied else "slowed"
             state = "paused until the server accepts again" if denied else "slowed down"
-            logger.warning("sending to %s is %s: %s", self._url, state, reason)
+            text = f"sending is {state}: {reason}"
+            self.journal.say(logging.WARNING, event, text, reason=reason, waiting=self._queue.waiting)
         return until
 
+    def _throttle(self, now: float) -> None:
+        self.counts.rate_limited += 1
+        if self._throttled_at is None:
+            self._throttled_at = now
+            hold = max(0.0, self._limiter.held_until - now)
+            text = f"the requests of this window are used up; nothing is sent for {hold:.0f} s"
+            found = {"resumes_after": hold, "waiting": self._queue.waiting, "limit": self._limiter.window.limit}
+            self.journal.say(logging.WARNING, "throttled", text, **found)
+
     def _recovered(self) -> None:
-        self._rate_limited_before = self.counts.rate_limited
+        now = self._loop.time()
         if self.trouble is not None:
-            logger.warning("sending to %s again, after %s", self._url, self.trouble.reason)
-            self.trouble = None
+            reason, after = self.trouble.reason, now - self.trouble.began_at
+            text = f"sending again, after {after:.0f} s of: {reason}"
+            self.journal.say(logging.WARNING, "resumed", text, reason=reason, after=after)
+        elif self._throttled_at is not None:
+            after = now - self._throttled_at
+            text = f"sending again, {after:.0f} s after the requests of a window were used up"
+            self.journal.say(logging.INFO, "resumed", text, reason=None, after=after)
+        self.trouble = self._throttled_at = None

@@ -55,7 +55,10 @@ DENIALS = {
 
 
 def lines(caplog) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "riskbatch"]
+    """What was said between the opening and the closing."""
+    frame = ("opened", "draining", "closed")
+    found = [record for record in caplog.records if record.name == "riskbatch"]
+    return [record.getMessage() for record in found if getattr(record, "riskbatch_event", None) not in frame]
 
 
 def soon(seconds: float) -> datetime:

@@ -1,0 +1,90 @@
+"""
+What the log of `riskbatch` says: a line for each change of state, none per signal, and few however a server behaves.
+
+The `extra` of a line says for programs what its text says for people: `riskbatch_event` names the change, and all
+other fields have the same prefix, which no `LogRecord` and no other library has.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+logger = logging.getLogger("riskbatch")
+
+# A server that changes its mind with every request would be 60 lines a minute. Ten tell a person what happens; from
+# then on the newest state is said once a minute, with the number of changes in between.
+_BURST = {"refused": 1.0}  # of these the first, and then one line a minute
+_USUAL_BURST = 10.0
+SELDOM = 60.0  # seconds for one line
+
+
+def facts(event: str, **found: object) -> dict[str, object]:
+    """Return the `extra` of a line that says *event*."""
+    return {f"riskbatch_{name}": value for name, value in {"event": event, **found}.items()}
+
+
+class Journal:
+    """
+    The lines about one client's sending.
+
+    Args:
+        org: The URL of the org, which begins each line.
+    """
+
+    def __init__(self, org: str) -> None:
+        self._org = org
+        self._states = _Tap(_USUAL_BURST)
+        self._others = {event: _Tap(burst) for event, burst in _BURST.items()}
+
+    def say(self, level: int, event: str, text: str, **found: object) -> None:
+        """Write a line now, or within a minute, unless a newer one of its kind takes its place until then."""
+        if logger.isEnabledFor(level):
+            self._others.get(event, self._states).pour(partial(self._write, level, event, text, found))
+
+    def _write(self, level: int, event: str, text: str, found: dict[str, object], held_back: int) -> None:
+        more = f" (and {held_back} such changes before)" if held_back else ""
+        extra = facts(event, org=self._org, held_back=held_back, **found)
+        logger.log(level, "%s: %s%s", self._org, text, more, extra=extra)
+
+    def close(self) -> None:
+        """Write what is held back."""
+        for tap in (self._states, *self._others.values()):
+            tap.close()
+
+
+class _Tap:
+    """A token bucket that keeps the newest line it had no token for."""
+
+    def __init__(self, burst: float) -> None:
+        self._burst = self._tokens = burst
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time()
+        self._held: Callable[[int], None] | None = None
+        self._held_back = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pour(self, line: Callable[[int], None]) -> None:
+        now = self._loop.time()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) / SELDOM)
+        self._at = now
+        if self._timer is None and self._tokens >= 1.0:
+            self._tokens -= 1.0
+            line(0)
+            return
+        self._held_back += self._held is not None
+        self._held = line
+        if self._timer is None:
+            self._timer = self._loop.call_at(now + (1.0 - self._tokens) * SELDOM, self._release)
+
+    def _release(self) -> None:
+        self._timer = None
+        self._tokens, self._at = 0.0, self._loop.time()
+        held, count, self._held, self._held_back = self._held, self._held_back, None, 0
+        if held is not None:
+            held(count)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._release()

@@ -1,0 +1,194 @@
+"""The log: a line for each change of state, none per signal, and few however a server behaves."""
+
+import ast
+import asyncio
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from fake_org import FakeOrg, client, signal, signals
+
+import riskbatch as rb
+from riskbatch.emulator import Fault
+from riskbatch.journal import Journal
+
+HOUSE = Path(rb.__file__).parent
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO)
+    return lambda: [(r.levelname, r.riskbatch_event) for r in caplog.records if r.name == "riskbatch"]
+
+
+def said(caplog, event):
+    return [record for record in caplog.records if getattr(record, "riskbatch_event", None) == event]
+
+
+async def test_each_change_of_state_is_one_line(log):
+    """Opened, slowed, resumed, paused, resumed, throttled, resumed, refused, draining, closed: a line each."""
+    org = FakeOrg(poison=lambda s: s.message == "bad")
+    async with client(org) as c:
+        for faults in ([Fault.unavailable()] * 3, [Fault.error(401, "E0000011")] * 3, [Fault.rate_limited()] * 3):
+            org.faults = faults
+            await c.enqueue_many(signals(40))
+            await c.flush()
+        await c.enqueue_many(signals(5, message="bad"))
+        await c.flush()
+    assert log() == [
+        ("INFO", "opened"),
+        ("WARNING", "slowed"),
+        ("WARNING", "resumed"),
+        ("WARNING", "paused"),
+        ("WARNING", "resumed"),
+        ("WARNING", "throttled"),
+        ("INFO", "resumed"),
+        ("WARNING", "refused"),
+        ("INFO", "draining"),
+        ("WARNING", "refused"),
+        ("INFO", "closed"),
+    ]
+
+
+async def test_a_lower_limit_is_said_once(log, caplog):
+    """Headers that allow less change the state too."""
+    async with client(FakeOrg(limit=15)) as c:
+        await c.enqueue_many(signals(100))
+        await c.flush()
+    assert [event for _, event in log()] == ["opened", "limit", "draining", "closed"]
+    (record,) = said(caplog, "limit")
+    assert (record.riskbatch_limit, record.riskbatch_before) == (15, 30)
+
+
+async def test_the_extra_says_what_the_text_says(caplog):
+    """Programs need not parse: org, reason, seconds and counts are fields of the record."""
+    org = FakeOrg()
+    org.faults = [Fault.error(401, "E0000011")]
+    async with client(org) as c:
+        await c.enqueue_many(signals(40))
+        await c.flush()
+    (paused,), (resumed,) = said(caplog, "paused"), said(caplog, "resumed")
+    assert paused.riskbatch_org == "https://acme.okta.com"
+    assert paused.riskbatch_reason in paused.getMessage()
+    assert "Invalid token" in paused.riskbatch_reason
+    assert paused.riskbatch_waiting == 20
+    assert paused.riskbatch_held_back == 0
+    assert 0 < resumed.riskbatch_after < 120
+
+
+async def test_no_field_collides(caplog):
+    """Every field of ours begins with `riskbatch_`, so that no formatter and no other library's field is hidden."""
+    caplog.set_level(logging.DEBUG)
+    plain = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+    org = FakeOrg(poison=lambda s: True)
+    org.faults = [Fault.unavailable(), Fault.rate_limited()]
+    async with client(org) as c:
+        await c.enqueue(signal())
+        await c.flush()
+    ours = set().union(*(vars(record) for record in caplog.records)) - plain - {"taskName"}
+    assert ours
+    assert all(name.startswith("riskbatch_") for name in ours)
+
+
+async def test_a_thousand_refused_signals_are_a_line_a_minute(caplog, log):
+    """One signal after another is refused: the first is said at once, and the rest by number."""
+    org = FakeOrg(poison=lambda s: True, name_causes=True)
+    async with client(org, close_timeout=0) as c:
+        receipts = await c.enqueue_many(signals(1000))
+        began = asyncio.get_running_loop().time()
+        await c.flush()
+        minutes = (asyncio.get_running_loop().time() - began) / 60
+    assert all(isinstance(receipt.outcome, rb.Rejected) for receipt in receipts)
+    lines = said(caplog, "refused")
+    assert 2 < len(lines) <= minutes + 2
+    assert sum(1 + line.riskbatch_held_back for line in lines) == 1000
+    assert "such changes before" in lines[1].getMessage()
+
+
+async def test_a_flapping_server_is_a_line_a_minute_and_the_last_state_is_always_said(caplog):
+    """A server that changes its mind with every answer for four hours: ten lines, then one a minute, and the end."""
+    flapping = True
+    org = FakeOrg(script=lambda exchange: Fault.error(401, "E0000011") if flapping and exchange.number % 2 else None)
+    async with client(org) as c:
+        for _ in range(4 * 60):
+            c.enqueue_nowait(signal(0, "HIGH"))
+            c.enqueue_nowait(signal(1, "LOW"))
+            await asyncio.sleep(60)
+        flapping = False
+        await c.flush()
+        await asyncio.sleep(120)
+        lines = said(caplog, "paused") + said(caplog, "resumed")
+        assert org.statuses.count(401) >= 240
+        assert len(lines) <= 10 + 4 * 60 + 3
+        lines.sort(key=lambda record: record.created)
+        assert not c.statistics().paused
+        assert lines[-1].riskbatch_event == "resumed"
+
+
+async def test_the_newest_state_takes_the_place_of_those_held_back(caplog):
+    """Of a hundred changes within a second ten are said, then the last, a minute later or at the end."""
+    for end in (lambda journal: asyncio.sleep(61), lambda journal: asyncio.sleep(0, journal.close())):
+        caplog.clear()
+        journal = Journal("https://acme.okta.com")
+        for number in range(100):
+            journal.say(logging.WARNING, "paused", f"number {number}", reason=str(number))
+        assert [r.riskbatch_reason for r in caplog.records] == [str(number) for number in range(10)]
+        await end(journal)
+        assert caplog.records[-1].riskbatch_reason == "99"
+        assert caplog.records[-1].riskbatch_held_back == 89
+        assert len(caplog.records) == 11
+        journal.close()
+
+
+async def test_a_hook_that_fails_every_other_time_is_a_line_a_minute(caplog):
+    """Not one traceback per signal."""
+    turn = iter(range(10_000))
+    async with client(FakeOrg(), on_settled=lambda _: 1 / (next(turn) % 2)) as c:
+        await c.enqueue_many(signals(200))
+        await c.flush()
+        assert c.statistics().hook_errors == 100
+    assert len(said(caplog, "hook_failed")) == 1
+
+
+async def test_nothing_is_said_per_signal(caplog):
+    """Ten thousand signals are as many lines as ten."""
+    caplog.set_level(logging.INFO)
+    counts = []
+    for count in (10, 10_000):
+        caplog.clear()
+        async with client(FakeOrg()) as c:
+            await c.enqueue_many(signals(count))
+            await c.flush()
+        counts.append(len(caplog.records))
+    assert counts[0] == counts[1]
+
+
+def events_in_the_code():
+    """Find what is given to `facts` and to `Journal.say`."""
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "facts":
+                yield node.args[0]
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "say" and len(node.args) == 3:
+                yield node.args[1]
+
+
+def test_every_line_is_in_the_table_of_the_readme():
+    """An event that the README does not name is one that nobody can look for."""
+    table = re.findall(r"^\| `(\w+)` \| \w+", README.split("### The log")[1].split("##")[0], re.M)
+    assert len(table) == len(set(table))
+    events = {node.value for node in events_in_the_code() if isinstance(node, ast.Constant)}
+    assert events | {"slowed", "paused"} == set(table)
+
+
+def test_every_line_of_the_library_has_an_event():
+    """No call of the logger goes without the field by which programs tell the lines apart."""
+    levels = ("info", "warning", "error", "exception", "log")
+    for path in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            function = node.func if isinstance(node, ast.Call) else None
+            if getattr(getattr(function, "value", None), "id", None) == "logger" and function.attr in levels:
+                keywords = [keyword.arg for keyword in node.keywords]
+                assert "extra" in keywords or path.parent.name == "stores", f"{path.name}:{node.lineno}"

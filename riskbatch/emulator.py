@@ -940,9 +940,10 @@ class OktaEmulator:
 
     def spend(self, count: int) -> None:
         """Use up *count* calls of the org's quota, as other tokens on the same bucket would."""
-        self.org.spend(count, asyncio.get_running_loop().time(), time.time())
+        self.org.spend(count, self._loop.time(), time.time())
 
     async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
         # handler_cancellation: a client that gives up frees its slot. No access log, no decoding of compressed bodies.
         server = web.Server(
             self._serve, handler_cancellation=True, access_log=None, auto_decompress=False, lingering_time=1.0

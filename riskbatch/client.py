@@ -9,7 +9,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -32,7 +32,8 @@ from .sender import Sender
 from .signals import RiskLevel, RiskSignal
 from .stores import Store
 from .stores.durable import DurableQueue
-from .transport import Transport, open_session, over
+from .threads import Answer, runs_here
+from .transport import Around, Transport, open_session, over, through
 from .wire import MAX_SUBJECTS, PATH
 
 logger = logging.getLogger("riskbatch")
@@ -186,6 +187,9 @@ class Client:
         self._session = session
         self._transport = transport
         self._close_timeout = close_timeout
+        self._watchers: list[Callable[[Sequence[Receipt]], object]] = []
+        self._around: list[Around] = []
+        self._at_end: list[Callable[[Statistics], object]] = []
         self._life: asyncio.Task[None] | None = None
         self._closing = False
         self._refusal: str | None = _NOT_OPEN
@@ -225,6 +229,7 @@ class Client:
         if transport is None:
             session = self._session or (own_session := open_session())
             transport = over(session)
+        transport = through(self._around, transport)
         self._sender = Sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
         self._refusal = None
@@ -243,6 +248,7 @@ class Client:
             when_full=self._when_full,
             coalesce=self._coalesce,
             on_settled=self._on_settled,
+            watchers=self._watchers,
         )
         if isinstance(queue, DurableQueue) and self._store is not None:
             backlog = await self._store.open(by_address=self._coalesce)
@@ -306,6 +312,8 @@ class Client:
 
     def _say_closed(self, reason: str) -> None:
         self._sender.journal.close()
+        for tell in self._at_end:
+            tell(self.statistics())
         ends = {kind.__name__.lower(): count for kind, count in self._queue.settled.items()}
         level = logging.WARNING if ends["abandoned"] and self._store is None else logging.INFO
         told = ", ".join(f"{count} {kind}" for kind, count in ends.items() if count) or "no signals"
@@ -477,6 +485,47 @@ class Client:
 
     # -- what it is doing
 
+    @property
+    def org_url(self) -> str:
+        """The org's URL, without a trailing slash."""
+        return self._org
+
+    def observe(
+        self,
+        *,
+        settled: Callable[[Sequence[Receipt]], object] | None = None,
+        request: Around | None = None,
+        closed: Callable[[Statistics], object] | None = None,
+    ) -> Callable[[], None]:
+        """
+        Watch the client, for an exporter of metrics or traces; return what ends the watching.
+
+        It leaves `on_settled` alone, and may begin and end at any time. What is given must be quick and must not
+        raise: it runs on the event loop, between the parts of the sender.
+
+        Args:
+            settled: Called with the receipts that were settled together.
+            request: Takes the place of each request, those for tokens included: it is called with the request, whose
+                headers hold credentials, and with what sends it and returns the response or raises `Unanswered`; it
+                must do so once, and pass on what comes.
+            closed: Called with the last statistics when the client is closed.
+        """
+        given: list[tuple[list[Any], Any]] = [
+            (self._watchers, settled),
+            (self._around, request),
+            (self._at_end, closed),
+        ]
+        kept = [(watchers, one) for watchers, one in given if one is not None]
+        for watchers, one in kept:
+            watchers.append(one)
+
+        def end() -> None:
+            while kept:
+                watchers, one = kept.pop()
+                watchers.remove(one)
+
+        return end
+
     def statistics(self) -> Statistics:
         """Return a snapshot of the books, the budget and the trouble, if any."""
         if self._life is None:
@@ -511,6 +560,22 @@ class Client:
             resumes_after=max(0.0, resumes_at - now),
             hook_errors=queue.hook_errors,
         )
+
+    def statistics_threadsafe(self, timeout: float = 1.0) -> Statistics:
+        """
+        Return a snapshot in any thread, as a scrape of metrics or a health check of a synchronous framework needs it.
+
+        Args:
+            timeout: Seconds to wait for the client's event loop to have a turn.
+
+        Raises:
+            TimeoutError: The loop had no turn within *timeout*: something blocks it.
+        """
+        if self._life is None or self._loop.is_closed() or runs_here(self._loop):
+            return self.statistics()
+        answer: Answer[Statistics] = Answer(self._loop)
+        self._loop.call_soon_threadsafe(lambda: answer.set_result(self.statistics()))
+        return answer.result(timeout)
 
     def __repr__(self) -> str:
         s = self.statistics()

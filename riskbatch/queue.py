@@ -39,6 +39,7 @@ class Queue:
         when_full: What a newcomer then gets: a wait, `QueueFull`, or the place of the oldest of the lowest level.
         coalesce: Whether the prioritizer lets a newcomer supersede the signal that waits for its address.
         on_settled: Called with each receipt once it is settled; what it raises is logged and counted.
+        watchers: Called with those that were settled together; they raise nothing.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Queue:
         when_full: WhenFull,
         coalesce: bool = False,
         on_settled: Callable[[Receipt], object] | None = None,
+        watchers: Sequence[Callable[[Sequence[Receipt]], object]] = (),
     ) -> None:
         self._prioritizer = prioritizer
         self._capacity = capacity
         self._when_full = when_full
         self._coalesce = coalesce
         self._on_settled = on_settled
+        self._watchers = watchers
         self._loop = asyncio.get_running_loop()
         self._payload = MAX_EVENTS * prioritizer.subjects_per_event  # signals that surely fill one
         self._closed: str | None = None
@@ -333,6 +336,8 @@ class Queue:
                 flush.count(receipt)
         self._record(receipts)
         self._promise_room()
+        for watch in self._watchers:
+            watch(receipts)
         if self._on_settled is not None:
             for receipt in receipts:
                 self._call_hook(receipt)

@@ -237,7 +237,7 @@ class Sender:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
             return Challenged()
         try:
-            request = Request("POST", self._url, HEADERS, encode(batch.events))
+            request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.receipts))
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)

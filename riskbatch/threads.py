@@ -50,7 +50,7 @@ class Answer(concurrent.futures.Future[T]):
             concurrent.futures.wait([self], left)
 
     def _check_that_it_may_come(self) -> None:
-        if _runs_here(self._loop):
+        if runs_here(self._loop):
             raise WrongLoop("waiting here would stop the event loop that is to answer: await asyncio.wrap_future(...)")
         if os.getpid() != self._process:
             raise WrongLoop("the client belongs to the process that opened it, and this is a fork of that")
@@ -58,7 +58,8 @@ class Answer(concurrent.futures.Future[T]):
             raise ClientClosed("the event loop of the client was closed before it answered")
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this is *loop*'s own thread, in one of its turns."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

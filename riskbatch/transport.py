@@ -2,7 +2,8 @@
 
 import asyncio
 import platform
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import TypeAlias
 
@@ -39,6 +40,7 @@ class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
 
 
 Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
+Around: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -62,6 +64,22 @@ def over(session: aiohttp.ClientSession) -> Transport:
             raise Unanswered(_line(error), may_have_arrived=True) from None
 
     return send
+
+
+def through(around: Sequence[Around], transport: Transport) -> Transport:
+    """Return *transport* within whatever is in *around* at each request; the last is the outermost."""
+
+    async def send(request: Request) -> Response:
+        out = transport
+        for each in around:
+            out = partial(_pass, each, out)
+        return await out(request)
+
+    return send
+
+
+def _pass(around: Around, transport: Transport, request: Request) -> Awaitable[Response]:
+    return around(request, transport)
 
 
 async def _exchange(session: aiohttp.ClientSession, request: Request) -> Response:

@@ -33,12 +33,18 @@ Headers: TypeAlias = CIMultiDict[str] | CIMultiDictProxy[str]
 
 @frozen
 class Request:
-    """One HTTP request; the headers may hold credentials and are not shown."""
+    """
+    One HTTP request; the headers may hold credentials and are not shown.
+
+    Attributes:
+        signals: How many it carries; 0 if it is for something else.
+    """
 
     method: str
     url: str
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    signals: int = 0
 
 
 @frozen

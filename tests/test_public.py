@@ -16,7 +16,7 @@ HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. The emulator stands apart.
 ORDER = """
 errors journal signals threads receipts wire batcher prioritizer queue inbox limiter keys auth oauth transport renewal
-stores sender client providers testing __init__ feed simulate terminal send demo cli __main__
+stores sender client providers testing otel __init__ feed simulate terminal send demo cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 EMULATOR = {"emulator", "emulator_oauth"}
@@ -86,7 +86,13 @@ def test_only_a_signal_reads_the_wall_clock_among_the_pure():
 
 def test_the_core_needs_four_packages_and_no_more():
     """Outside the emulator, the library imports the standard library, aiohttp, attrs, cattrs and aiolimiter."""
-    extras = {"simulate": {"matplotlib"}, "keys": {"joserfc"}, "oauth": {"joserfc"}, "emulator_oauth": {"cryptography"}}
+    extras = {
+        "otel": {"opentelemetry"},
+        "simulate": {"matplotlib"},
+        "keys": {"joserfc"},
+        "oauth": {"joserfc"},
+        "emulator_oauth": {"cryptography"},
+    }
     for name, path in rooms().items():
         _, outside = imports(path)
         assert outside - extras.get(name, set()) <= CORE | set(sys.stdlib_module_names), name

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 
 import riskbatch
 from riskbatch.emulator import OktaEmulator
@@ -23,7 +24,7 @@ def run(block: str, url: str, token: str, monkeypatch) -> None:
     monkeypatch.setenv("OKTA_CLIENT_ORGURL", url)
     monkeypatch.setenv("OKTA_CLIENT_TOKEN", token)
     names: dict[str, object] = {}
-    exec(compile(block.replace("https://acme.okta.com", url), "README.md", "exec"), names)
+    exec(compile(block.replace("https://acme.okta.com", url).replace("9464", "0"), "README.md", "exec"), names)
     arguments = {"report": ("203.0.113.7",)}
     for name, value in names.items():
         if name.startswith("test_") and not asyncio.iscoroutinefunction(value):
@@ -53,6 +54,10 @@ def test_every_python_block_runs(block, monkeypatch, tmp_path):
         while not started:
             threading.Event().wait(0.01)
         run(block, org["okta"].url, org["okta"].token, monkeypatch)
+        if "PrometheusMetricReader" in block:
+            scraped = generate_latest().decode()
+            assert re.search(r'riskbatch_signals_settled_total{.*riskbatch_outcome="accepted".*} 1.0', scraped)
+            assert re.search(r'riskbatch_signals_wait_seconds_bucket{.*riskbatch_risk_level="HIGH".*} 1.0', scraped)
     finally:
         started[0].call_soon_threadsafe(stop.set)
         thread.join()

@@ -44,6 +44,7 @@ class Inbox:
         self._porters: dict[RiskLevel, asyncio.Task[None]] = {}
         self._carried: set[Answer[Receipt]] = set()  # taken out of the lanes, and not admitted yet
         self._closed: str | None = None
+        self._over = False  # closed, and its grace has passed
         self._failed_last = False
         self._quiet_until = -math.inf
 
@@ -83,10 +84,8 @@ class Inbox:
 
     def _rest(self, level: RiskLevel) -> None:
         del self._porters[level]
-        if self._closed is None:
+        if not self._over:
             self._look()  # somebody may have cancelled the task alone
-        else:
-            self._refuse_all(self._closed)
 
     async def _carry(self, level: RiskLevel) -> None:
         lane = self._lanes[level]
@@ -148,7 +147,7 @@ class Inbox:
 
     def abort(self, reason: str) -> None:
         """Take no more in, and refuse what no porter carries yet. The queue is closed, and refuses the rest."""
-        self._closed = self._closed or reason
+        self._closed, self._over = self._closed or reason, True
         self._refuse_all(reason)
 
     async def finish(self) -> None:

@@ -206,6 +206,17 @@ async def test_closing_admits_what_was_handed_in_before(durable, tmp_path):
     assert len(refused) == 2
 
 
+async def test_closing_at_any_moment_admits_what_was_handed_in_before():
+    """Whatever the porters of other levels are doing when the client is left."""
+    for turns in range(12):
+        async with fast() as c:
+            futures = [c.enqueue_threadsafe(signal(1, "HIGH"))]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            futures += [c.enqueue_threadsafe(signal(2, level)) for level in rb.RiskLevel]
+        assert [type(future.result().outcome) for future in futures] == [rb.Accepted] * 4
+
+
 @pytest.mark.parametrize("durable", [False, True])
 async def test_what_finds_no_room_before_the_end_is_told_and_logged(durable, tmp_path, caplog):
     """Futures whose turn never came end with ClientClosed, whatever they waited for, and the log says so once."""

@@ -44,7 +44,7 @@ class Request:
     url: str
     headers: dict[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    signals: int = 0
+    signals: int = field(default=0, repr=False)
 
 
 @frozen

@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_providers(
         commands.add_parser("providers", help="list, create or change who may send, and what Okta does with it")
     )
+    _add_doctor(commands.add_parser("doctor", help="is all in order for sending? if not, what must be mended"))
     _add_queue(commands.add_parser("queue", help="look at, move or mend what waits in a store's file"))
     return parser
 
@@ -253,6 +254,26 @@ app needs the scope okta.riskProviders.manage (okta.riskProviders.read to list).
             each.add_argument("--name", dest="new_name", metavar="NEW", help="a new name")
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _explain(
+        parser,
+        """\
+Check the org and the credentials that the environment names: URL, reach, TLS,
+clock, endpoint, credentials, scopes, risk provider and budget; and say in plain
+words what to mend. It changes nothing, and sends no risk event unless --send asks
+for one. A service app needs okta.riskProviders.read for the provider.""",
+        "riskbatch doctor",
+        "riskbatch doctor --send 203.0.113.7",
+        "",
+        "exit status: 0 all is well, 1 something must be mended",
+    )
+    parser.add_argument("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
+    parser.add_argument(
+        "--send", metavar="IP", help="really send a LOW signal for this address, and look at the budget"
+    )
+    parser.set_defaults(command=_doctor)
+
+
 def _add_queue(parser: argparse.ArgumentParser) -> None:
     _explain(
         parser,
@@ -383,6 +404,12 @@ def _recorded(name: str) -> Iterator[rb.RiskSignal]:
                         refused += 1
     if refused:
         print(f"{counted(refused, 'record')} of {name} left out, being no signal", file=sys.stderr)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import doctor  # noqa: PLC0415 - loaded only where it is used
+
+    return doctor(options)
 
 
 # -- providers

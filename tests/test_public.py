@@ -16,7 +16,7 @@ HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. The emulator stands apart.
 ORDER = """
 errors journal signals threads receipts wire batcher prioritizer queue inbox limiter keys auth oauth transport renewal
-stores sender client providers testing otel __init__ feed simulate terminal send demo cli __main__
+stores sender client providers testing otel __init__ feed simulate terminal doctor send demo cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 EMULATOR = {"emulator", "emulator_oauth"}

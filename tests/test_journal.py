@@ -190,5 +190,4 @@ def test_every_line_of_the_library_has_an_event():
         for node in ast.walk(ast.parse(path.read_text())):
             function = node.func if isinstance(node, ast.Call) else None
             if getattr(getattr(function, "value", None), "id", None) == "logger" and function.attr in levels:
-                keywords = [keyword.arg for keyword in node.keywords]
-                assert "extra" in keywords or path.parent.name == "stores", f"{path.name}:{node.lineno}"
+                assert "extra" in [keyword.arg for keyword in node.keywords], f"{path.name}:{node.lineno}"

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from ..errors import ClientClosed, QueueFull, StoreError
+from ..journal import facts
 from ..prioritizer import Demand
 from ..queue import SLICE, Queue, _is_past
 from ..receipts import Abandoned, Expired, Receipt, Superseded
@@ -123,7 +124,8 @@ class DurableQueue(Queue):
         return receipts
 
     def _lose(self, level: RiskLevel) -> None:
-        logger.error("the store has %d %s that cannot be read; they stay there", self._cold[level], level.value)
+        lost = facts("store_failed", reason="unreadable", count=self._cold[level])
+        logger.error("the store has %d %s that cannot be read; they stay", self._cold[level], level.value, extra=lost)
         self.admitted -= self._cold[level]
         self._uncount(level)
 
@@ -158,7 +160,9 @@ class DurableQueue(Queue):
                 try:
                     chunk = await self._store.load(level, self._loaded[level], CHUNK)
                 except StoreError as error:
-                    logger.error("the store cannot be read, younger signals go first meanwhile: %s", error)
+                    if not self._unreadable:  # it is tried again every second
+                        text, found = "the store cannot be read, younger signals go first meanwhile: %s", str(error)
+                        logger.error(text, error, extra=facts("store_failed", reason=found))
                     self._unreadable = True
                     self.wake()
                     await asyncio.sleep(_RETRY)
@@ -209,7 +213,7 @@ class DurableQueue(Queue):
         try:
             due, later = await self._store.due(self._wall + timedelta(seconds=now), SLICE)
         except StoreError as error:
-            logger.error("the store cannot be read: %s", error)
+            logger.error("the store cannot be read: %s", error, extra=facts("store_failed", reason=str(error)))
             self._cold_expire_at = self._loop.time() + _RETRY
         else:
             self._set_cold_expiry(later)
@@ -445,4 +449,4 @@ class DurableQueue(Queue):
         try:
             closing.result()
         except StoreError:
-            logger.exception("the store was not closed cleanly")
+            logger.exception("the store was not closed cleanly", extra=facts("store_failed"))

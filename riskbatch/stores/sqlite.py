@@ -22,6 +22,7 @@ import attrs
 from attrs import define, field, frozen
 
 from ..errors import ConfigurationError, StoreError
+from ..journal import facts
 from ..receipts import Receipt
 from ..signals import RiskLevel, RiskSignal
 from . import sqlite_file as file
@@ -208,7 +209,8 @@ class SqliteStore:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({gone})
         if not gone.cancelled() and gone.exception() is not None:
-            logger.error("a cancelled signal could not be withdrawn from %s yet", self.path)
+            text, found = "a cancelled signal could not be withdrawn from %s yet", facts("store_failed")
+            logger.error(text, self.path, extra=found)
 
     async def load(self, level: RiskLevel, after: int, limit: int) -> list[Entry]:
         """See `Store.load`."""
@@ -297,7 +299,7 @@ class SqliteStore:
             failure = error if isinstance(error, StoreError) else StoreError(f"{self.path}: {error}")
             self._fail(failure, opened)
         except BaseException as error:
-            logger.exception("the writer of %s failed", self.path)
+            logger.exception("the writer of %s failed", self.path, extra=facts("store_failed"))
             self._fail(StoreError(f"{self.path}: {type(error).__name__}"), opened)
         finally:
             self._post([(self._ended, None)])
@@ -325,7 +327,8 @@ class SqliteStore:
                 self._answer(db, last)
             elif isinstance(last, _Stop):
                 if owed:
-                    logger.error("%s could not be told of what is settled; it will be sent again", self.path)
+                    text = "%s could not be told of what is settled; it will be sent again"
+                    logger.error(text, self.path, extra=facts("store_failed"))
                 return
             if dirty and time.monotonic() >= tidy_at:
                 with suppress(sqlite3.Error):
@@ -363,7 +366,8 @@ class SqliteStore:
             self._report([*group.adds, *(turn for turn in group.changes if isinstance(turn, _Turn))], failure)
             owed = [change for change in group.changes if isinstance(change, _Settle | _Move)]
             if owed:
-                logger.error("%s cannot be told of what is settled, trying again: %s", self.path, error)
+                text, found = "%s cannot be told of what is settled, trying again: %s", str(error)
+                logger.error(text, self.path, error, extra=facts("store_failed", reason=found))
             return owed
         self._report([*group.adds, *group.changes], None)
         return []

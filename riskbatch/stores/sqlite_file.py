@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import frozen
 
 from ..errors import InvalidSignal, StoreError
+from ..journal import facts
 from ..signals import RiskLevel, RiskSignal
 
 logger = logging.getLogger("riskbatch")
@@ -369,7 +370,8 @@ def entries(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> l
         try:
             found.append(_entry(row, suspect_until))
         except (InvalidSignal, TypeError, ValueError, OverflowError, IndexError) as error:
-            logger.error("row %s of the store is no signal: %s", row[0], error)
+            unread = facts("store_failed", reason="unreadable", count=1)
+            logger.error("row %s of the store is no signal: %s", row[0], error, extra=unread)
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import generate_latest, start_http_server
 
 import riskbatch
 from riskbatch.emulator import OktaEmulator
@@ -19,47 +19,54 @@ SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line
 COMMANDS = [line for line in SHELL if line.startswith("riskbatch ")]
 
 
-def run(block: str, url: str, token: str, monkeypatch) -> None:
-    """Execute *block* as it stands, but against the org at *url*, and call the coroutine functions that it defines."""
-    monkeypatch.setenv("OKTA_CLIENT_ORGURL", url)
-    monkeypatch.setenv("OKTA_CLIENT_TOKEN", token)
+def run(block: str, okta: OktaEmulator, monkeypatch) -> None:
+    """Execute *block* as it stands, but against *okta*, and call the functions that it defines."""
+    monkeypatch.setenv("OKTA_CLIENT_ORGURL", okta.url)
+    monkeypatch.setenv("OKTA_CLIENT_TOKEN", okta.token)
     names: dict[str, object] = {}
-    exec(compile(block.replace("https://acme.okta.com", url).replace("9464", "0"), "README.md", "exec"), names)
-    arguments = {"report": ("203.0.113.7",)}
+    exec(compile(block.replace("https://acme.okta.com", okta.url), "README.md", "exec"), names)
+    arguments = {"report": ("203.0.113.7",), "test_my_program": (okta, monkeypatch)}
     for name, value in names.items():
-        if name.startswith("test_") and not asyncio.iscoroutinefunction(value):
-            continue  # it wants fixtures; tests/wire/test_plugin.py has one like it
         if asyncio.iscoroutinefunction(value):
             asyncio.run(value(*arguments.get(name, ())))
+        elif name == "in_any_thread":
+            asyncio.run(in_another_thread(value))
+        elif name in arguments:
+            value(*arguments[name])
+
+
+async def in_another_thread(function) -> None:
+    async with riskbatch.Client.from_env() as client:
+        await asyncio.to_thread(function, client)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_every_python_block_runs(block, monkeypatch, tmp_path):
+def test_every_python_block_runs(block, riskbatch_okta, monkeypatch, tmp_path):
     """Each block does what it says, against a strict org."""
     monkeypatch.chdir(tmp_path)
-    started, org = [], {}
+    run(block, riskbatch_okta, monkeypatch)
 
-    async def serve(stop: asyncio.Event) -> None:
-        async with OktaEmulator() as okta:
-            org["okta"] = okta
-            started.append(asyncio.get_running_loop())
-            await stop.wait()
 
-    import threading
+def test_what_prometheus_scrapes(riskbatch_okta, monkeypatch):
+    """The recipe's numbers are there under Prometheus' names."""
+    (block,) = [block for block in PYTHON if "PrometheusMetricReader" in block]
+    run(block, riskbatch_okta, monkeypatch)
+    scraped = generate_latest().decode()
+    assert re.search(r'riskbatch_signals_settled_total{.*riskbatch_outcome="accepted".*} 1.0', scraped)
+    assert re.search(r'riskbatch_signals_wait_seconds_bucket{.*riskbatch_risk_level="HIGH".*} 1.0', scraped)
 
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(serve(stop)))
-    thread.start()
-    try:
-        while not started:
-            threading.Event().wait(0.01)
-        run(block, org["okta"].url, org["okta"].token, monkeypatch)
-        if "PrometheusMetricReader" in block:
-            scraped = generate_latest().decode()
-            assert re.search(r'riskbatch_signals_settled_total{.*riskbatch_outcome="accepted".*} 1.0', scraped)
-            assert re.search(r'riskbatch_signals_wait_seconds_bucket{.*riskbatch_risk_level="HIGH".*} 1.0', scraped)
-    finally:
-        started[0].call_soon_threadsafe(stop.set)
+
+@pytest.fixture(autouse=True)
+def _scrapes(monkeypatch):
+    """Any free port in place of the recipe's, and no server afterwards."""
+    served = []
+    monkeypatch.setattr(
+        "prometheus_client.start_http_server", lambda _, host: served.append(start_http_server(0, host))
+    )
+    yield
+    for server, thread in served:
+        server.shutdown()
+        server.server_close()
         thread.join()
 
 

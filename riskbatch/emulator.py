@@ -914,7 +914,7 @@ class OktaEmulator:
 
     @property
     def url(self) -> str:
-        """The org URL, `http://127.0.0.1:54321`; known only inside `async with`."""
+        """The org URL, `http://127.0.0.1:54321`; known only inside `async with`, and a RuntimeError elsewhere."""
         if not self._url:
             raise RuntimeError("the emulator has no URL outside of `async with`")
         return self._url

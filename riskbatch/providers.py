@@ -161,7 +161,7 @@ class Providers:
 
     @classmethod
     def from_env(cls, *, scope: str = MANAGE_SCOPE, org_url: str | None = None) -> Self:
-        """Read the environment as `Client.from_env` does; a service app asks for *scope* alone."""
+        """Read the environment, but for *org_url*, as `Client.from_env` does; a service app asks for *scope* alone."""
         return cls(org_url or org_url_from_env(), auth_from_env(scope))
 
     async def __aenter__(self) -> Self:
@@ -188,7 +188,14 @@ class Providers:
         return await list_providers(self._out, self._credentials, self._org)
 
     async def create(self, name: str, client_id: str, action: Action = "log_only") -> RiskProvider:
-        """Create one; Okta refuses a fourth, and a name that is taken."""
+        """
+        Create one; Okta refuses a fourth, and a name that is taken.
+
+        Args:
+            name: Up to 50 characters.
+            client_id: Of the service app that will send.
+            action: `none`, `log_only` or `enforce_and_log`; see `RiskProvider`.
+        """
         provider = RiskProvider(name, client_id, action)
         return await create_provider(self._out, self._credentials, self._org, provider)
 
@@ -204,6 +211,15 @@ class Providers:
         Replace a provider, given as itself or by its id or name, with what is changed here; the rest stays.
 
         The "Default " provider of an org, whose client id is the text "null", becomes the sender's own this way.
+
+        Args:
+            provider: Which one.
+            name: Its new name, if it is to have one.
+            client_id: The service app that will send.
+            action: What Okta does with its events; see `RiskProvider`.
+
+        Raises:
+            ConfigurationError: There is none, or more than one, of that name.
         """
         if isinstance(provider, str):
             wanted, found = provider, await self.list()

@@ -137,7 +137,7 @@ def format_time(time: datetime) -> str:
 
 def parse_signals(obj: object) -> Iterator[RiskSignal]:
     """
-    Yield the signals of one JSON object: a flat signal, or a whole Okta RiskEvent with its `subjects`.
+    Yield the signals of *obj*, one JSON object: a flat signal, or a whole Okta RiskEvent with its `subjects`.
 
     Raises:
         InvalidSignal: Names the field with its place, such as `subjects[2].ip`. Signals before it were yielded.

@@ -115,6 +115,9 @@ def serve_okta(**options: Any) -> "Iterator[OktaEmulator]":
     Run an `OktaEmulator` in a thread of its own for as long as the block lasts; *options* are its arguments.
 
     For code without an event loop, and for tests whose loop is not there yet, or blocked.
+
+    Raises:
+        RuntimeError: It did not start.
     """
     from .emulator import OktaEmulator  # noqa: PLC0415 - aiohttp.web is loaded only where it is used
 

@@ -127,6 +127,9 @@ class SqliteStore:
             the disk before `enqueue` returns, so that they survive a power cut. "NORMAL" syncs at checkpoints only:
             they survive `kill -9`, but the last moments before a power cut may be lost.
         keep_settled: How long settled signals stay in the file with their outcomes; by default they leave at once.
+
+    Raises:
+        ConfigurationError: An argument cannot work; the message says which.
     """
 
     def __init__(

@@ -1,12 +1,19 @@
 """Never run: mypy --strict must accept what is right here, and must refuse each line marked with a type-ignore."""
 
 import asyncio
+import concurrent.futures
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import assert_never, assert_type
 
 import riskbatch as rb
+from riskbatch import otel
+from riskbatch.emulator import OktaEmulator
 from riskbatch.providers import Providers, RiskProvider
+from riskbatch.testing import QUICK, RecordingTransport, lost, serve_okta
+from riskbatch.transport import Transport
+from riskbatch.wire import Request, Response
 
 
 async def the_ten_lines(token: str) -> None:
@@ -59,6 +66,38 @@ def a_signal() -> rb.RiskSignal:
     return rb.RiskSignal("::1", rb.RiskLevel.LOW, timestamp=datetime.now(UTC), expires_at=None)
 
 
+def another_thread(client: rb.Client, signal: rb.RiskSignal) -> None:
+    future = client.enqueue_threadsafe(signal)
+    assert_type(future, concurrent.futures.Future[rb.Receipt])
+    assert_type(future.result(timeout=1.0).wait_threadsafe(1.0), rb.Outcome)
+    assert_type(client.statistics_threadsafe(), rb.Statistics)
+    client.enqueue_threadsafe("203.0.113.7")  # type: ignore[arg-type]
+
+
+async def observed(client: rb.Client) -> None:
+    with otel.instrument(client) as instrumentation:
+        assert_type(instrumentation, otel.Instrumentation)
+
+    def settled(receipts: Sequence[rb.Receipt]) -> None: ...
+
+    async def around(request: Request, send: Transport) -> Response:
+        return await send(request)
+
+    client.observe(settled=settled, request=around, closed=lambda statistics: print(statistics.accepted))()
+    client.observe(settled=around)  # type: ignore[arg-type]
+    client.observe(settled)  # type: ignore[call-arg]
+
+
+def the_tests_of_users(token: rb.ApiToken) -> None:
+    okta = RecordingTransport(refuse=lambda signal: signal.risk_level is rb.RiskLevel.LOW)
+    okta.answers += [503, lost()]
+    rb.Client("https://acme.okta.com", token, transport=okta, **QUICK)
+    assert_type(okta.signals, list[rb.RiskSignal])
+    with serve_okta(limit=5) as org:
+        assert_type(org, OktaEmulator)
+    okta.answers += ["503"]  # type: ignore[list-item]
+
+
 def misuses(signal: rb.RiskSignal, auth: rb.ApiToken) -> None:
     rb.RiskSignal("203.0.113.7")  # type: ignore[call-arg]
     rb.RiskSignal("203.0.113.7", "HIGH", "positional message")  # type: ignore[call-arg]
@@ -66,3 +105,15 @@ def misuses(signal: rb.RiskSignal, auth: rb.ApiToken) -> None:
     rb.ServiceApp("0oa1", "pem", "k1")  # type: ignore[call-arg]
     rb.Client("https://acme.okta.com", "token")  # type: ignore[arg-type]
     rb.Client("https://acme.okta.com", auth, when_full="drop")  # type: ignore[arg-type]
+    rb.Client("https://acme.okta.com", auth, limit=30)  # type: ignore[arg-type]
+    rb.Client("https://acme.okta.com", auth, rb.RateLimit())  # type: ignore[call-arg]
+    rb.Client("https://acme.okta.com", auth, store="signals.db")  # type: ignore[arg-type]
+
+
+async def misuses_of_an_open_client(client: rb.Client, receipt: rb.Receipt) -> None:
+    await client.enqueue("203.0.113.7")  # type: ignore[arg-type]
+    await client.enqueue_many(rb.RiskSignal("::1", "LOW"))  # type: ignore[arg-type]
+    await client.enqueue_nowait(receipt.signal).outcome  # type: ignore[misc]
+    client.statistics().admitted = 0  # type: ignore[misc]
+    client.statistics().waiting_by_level[rb.RiskLevel.LOW] = 0  # type: ignore[index]
+    print(receipt.outcome.request_id)  # type: ignore[union-attr]

@@ -33,6 +33,7 @@ logger = logging.getLogger("riskbatch")
 _T = TypeVar("_T")
 _GROUP = 100  # operations a transaction, of which each may be hundreds of signals
 _RETRY = 1.0  # seconds until a settlement that failed is written again
+_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)  # the latter for a limit of the process
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs
 
 
@@ -149,6 +150,7 @@ class SqliteStore:
         self._thread: threading.Thread | None = None
         self._refusal: str | None = f"{self.path} is not open"
         self._next = 1  # the number of the next signal
+        self._owes = False  # what was settled could not be written, and that was said
 
     def __repr__(self) -> str:
         return f"<SqliteStore {self.path} {'open' if self._thread else 'closed'}>"
@@ -326,6 +328,9 @@ class SqliteStore:
             dirty = dirty or bool(group.adds or group.changes)
             group.changes = owed + group.changes
             owed = self._write(db, group)
+            if self._owes and not owed:
+                logger.warning("%s has been told of all that is settled", self.path, extra=facts("store_recovered"))
+                self._owes = False
             if isinstance(last, _Ask):
                 self._answer(db, last)
             elif isinstance(last, _Stop):
@@ -358,22 +363,41 @@ class SqliteStore:
 
     def _write(self, db: sqlite3.Connection, group: _Group) -> list[_Change]:
         """Write *group* and report it; return the changes that must be tried again."""
+        changes: list[_Change] = [change for change in group.changes if not isinstance(change, _Note)]
         try:
-            self._transact(db, group)
+            self._try(db, group)
         except sqlite3.Error as error:
-            if group.adds and group.changes:  # what is settled may make the room that the others need
-                owed = self._write(db, _Group(changes=group.changes))
+            if len(changes) > 1 or (changes and group.adds):  # what is settled may make the room that the others need
+                owed = self._write_singly(db, changes)
                 self._write(db, _Group(adds=group.adds))
                 return owed
             failure = StoreError(f"{self.path}: {error}")
-            self._report([*group.adds, *(turn for turn in group.changes if isinstance(turn, _Turn))], failure)
-            owed = [change for change in group.changes if isinstance(change, _Settle | _Move)]
-            if owed:
+            self._report([*group.adds, *(turn for turn in changes if isinstance(turn, _Turn))], failure)
+            owed = [change for change in changes if not isinstance(change, _Turn)]
+            if owed and not self._owes:  # it is tried again every second
                 text, found = "%s cannot be told of what is settled, trying again: %s", str(error)
                 logger.error(text, self.path, error, extra=facts("store_failed", reason=found))
+            self._owes = self._owes or bool(owed)
             return owed
         self._report([*group.adds, *group.changes], None)
         return []
+
+    def _write_singly(self, db: sqlite3.Connection, changes: list[_Change]) -> list[_Change]:
+        """Write as many of *changes* as can be written, in their order, and return the others."""
+        for index, change in enumerate(changes):
+            if owed := self._write(db, _Group(changes=[change])):
+                return owed + changes[index + 1 :]
+        return []
+
+    def _try(self, db: sqlite3.Connection, group: _Group) -> None:
+        try:
+            self._transact(db, group)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _FULL:  # absent if Python raised it
+                raise
+            with suppress(sqlite3.Error):  # the log may have what room there is
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._transact(db, group)
 
     def _report(self, operations: Sequence[_Operation], result: StoreError | None) -> None:
         """Tell those who wait for one of *operations*."""

@@ -479,6 +479,7 @@ async def test_the_file_shrinks(okta, path, monkeypatch):
 
 # -- kill -9 and the power cut
 
+PYTHON = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
 KILLS = int(os.environ.get("RISKBATCH_KILLS", "30"))
 VICTIM = Path(__file__).with_name("durable_victim.py")
 
@@ -495,10 +496,9 @@ class Victim:
     @classmethod
     async def start(cls, okta: OktaEmulator, path: Path, first: int = 0) -> "Victim":
         arguments = [str(VICTIM), okta.url, okta.token, str(path), str(first)]
-        environment = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
         return cls(
             await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                sys.executable, *arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=PYTHON
             )
         )
 
@@ -615,6 +615,51 @@ async def test_a_full_disk_admits_nothing_and_loses_nothing(okta, path):
         await c._store._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
         second = await c.enqueue(signals(1)[0])
         assert isinstance(await second, rb.Accepted)
+    assert in_file(path) == []
+
+
+FULL_DISK = """
+import asyncio, resource, signal, sys
+import riskbatch as rb
+from multidict import CIMultiDict
+from riskbatch.wire import Response
+
+async def take(_):
+    await go.wait()
+    return Response(202, CIMultiDict(), b"")
+
+async def main(path):
+    global go
+    go = asyncio.Event()
+    options = {"limit": rb.RateLimit(10_000, 1.0), "reserve": 0, "capacity": 10**6, "transport": take}
+    async with rb.Client("https://a.okta.com", rb.ApiToken("t" * 20), store=rb.SqliteStore(path), **options) as client:
+        admitted = 0
+        try:
+            while True:
+                await client.enqueue_many([rb.RiskSignal("10.0.0.1", "LOW", message="m" * 500)] * 20)
+                admitted += 20
+        except rb.StoreError as error:
+            assert "signals.db: " in str(error), error
+        assert client.statistics().admitted == admitted > 100
+        go.set()
+        assert await client.flush(30) == 0
+        assert client.statistics().accepted == admitted
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await client.enqueue(rb.RiskSignal("10.0.0.1", "HIGH"))
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_disk_that_is_really_full(path):
+    """Where the system gives no more room, enqueue raises and admits nothing; what was settled is told later."""
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FULL_DISK, str(path), stderr=asyncio.subprocess.PIPE, env=PYTHON
+    )
+    _, errors = await asyncio.wait_for(run.communicate(), 60)
+    assert run.returncode == 0, errors.decode()
     assert in_file(path) == []
 
 

@@ -174,6 +174,8 @@ def connect(path: str, synchronous: Synchronous = "FULL") -> sqlite3.Connection:
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise StoreError(f"{path} is not a regular file")
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:  # each name would have a lock and a log of its own
+        raise StoreError(f"{path} has another name (a hard link), by which somebody else could have it open")
     _guard_mode(path)
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         create(path)
@@ -271,7 +273,9 @@ def check_whole(path: str) -> None:
 
 def reading(path: str) -> sqlite3.Connection:
     """Open the file at *path* for reading; its owner does not notice."""
-    uri = f"{Path(path).absolute().as_uri()}?mode=ro"
+    # Without an owner and its log nothing will change, and SQLite need not write an index of the log beside the file.
+    still = not os.access(os.path.dirname(path), os.W_OK) and not os.path.exists(f"{path}-wal")
+    uri = f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if still else ''}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)
 
 

@@ -12,17 +12,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dict_store import DictStore, Place
 from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores import admin, durable, sqlite, sqlite_file
+from riskbatch.stores import admin, contract, durable, sqlite, sqlite_file
 from riskbatch.wire import Response
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
@@ -91,13 +92,14 @@ def path(tmp_path):
     return tmp_path / "signals.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping", "of a third party"])
 def store(request, path):
     make = {
         "memory": lambda: None,
         "sqlite": lambda: rb.SqliteStore(path),
         "sqlite normal": lambda: rb.SqliteStore(path, synchronous="NORMAL"),
         "sqlite keeping": lambda: rb.SqliteStore(path, keep_settled=timedelta(days=1)),
+        "of a third party": lambda: DictStore(Place()),
     }
     return make[request.param]()
 
@@ -108,7 +110,37 @@ async def leave(okta: OktaEmulator, path: Path, left: list[rb.RiskSignal], **opt
         await c.enqueue_many(left)
 
 
+def kept(store: rb.Store | None) -> list[str]:
+    """Return the addresses that *store* has."""
+    if isinstance(store, DictStore):
+        return [row.signal.ip for row in store.place.rows.values()]
+    return [] if store is None else in_file(store.path)
+
+
 # -- the contract of every store
+
+
+@pytest.mark.parametrize("options", [{}, {"synchronous": "NORMAL"}, {"keep_settled": timedelta(days=1)}])
+async def test_sqlite_keeps_the_contract(tmp_path, options):
+    """A SqliteStore does what every sentence of `Store` says."""
+    await contract.check(lambda place: rb.SqliteStore(tmp_path / place, **options))
+
+
+async def test_a_third_party_can_write_a_store():
+    """A store written from the docstrings of `Store` passes the contract, which finds each method that does nothing."""
+    places: dict[str, Place] = defaultdict(Place)
+    assert isinstance(DictStore(places[""]), rb.Store)
+    await contract.check(lambda place: DictStore(places[place]))
+
+    async def nothing(*_):
+        return []
+
+    for name in ("settle", "note", "succeed", "withdraw", "find", "due", "load", "abort"):
+        does = nothing if name in ("find", "withdraw", "due", "load") else lambda *_: None
+        wrong = type("Wrong", (DictStore,), {name: does})
+        places = defaultdict(Place)
+        with pytest.raises(AssertionError):
+            await contract.check(lambda place, wrong=wrong, places=places: wrong(places[place]))
 
 
 async def test_signals_are_sent_and_settled(okta, store):
@@ -120,8 +152,7 @@ async def test_signals_are_sent_and_settled(okta, store):
         assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
     assert balanced(c)
     assert Counter(s.ip for s in okta.signals) == Counter(receipt.signal.ip for receipt in receipts)
-    if store is not None:
-        assert in_file(store.path) == []
+    assert kept(store) == []
 
 
 @pytest.mark.parametrize("when_full", ["wait", "reject", "shed"])
@@ -194,7 +225,7 @@ async def test_cancelled_means_not_admitted(okta, store):
         assert c._queue._promised == 0
         assert balanced(c)
     if store is not None:
-        assert sorted(in_file(store.path)) == sorted(admitted)
+        assert sorted(kept(store)) == sorted(admitted)
 
 
 async def test_closing_settles_every_receipt(okta, store):
@@ -211,7 +242,7 @@ async def test_closing_settles_every_receipt(okta, store):
     assert threading.active_count() == threads
     if store is not None:
         assert all("kept in the store" in receipt.outcome.reason for receipt in receipts)
-        assert sorted(in_file(store.path)) == sorted(receipt.signal.ip for receipt in receipts)
+        assert sorted(kept(store)) == sorted(receipt.signal.ip for receipt in receipts)
 
 
 async def test_a_refused_signal_is_found_and_gone(store):
@@ -221,8 +252,7 @@ async def test_a_refused_signal_is_found_and_gone(store):
         await c.flush(10)
     assert isinstance(receipts[7].outcome, rb.Rejected)
     assert sum(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts) == 19
-    if store is not None:
-        assert in_file(store.path) == []
+    assert kept(store) == []
 
 
 # -- durability
@@ -783,6 +813,28 @@ async def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):
     for place in (tmp_path / "nowhere" / "signals.db", Path("/proc/signals.db")):
         with pytest.raises(rb.StoreError, match=str(place)):
             await rb.SqliteStore(place).open()
+
+
+async def test_a_file_with_two_names_is_refused(okta, path, tmp_path):
+    """A file with a hard link is refused: by the other name, it could have two senders."""
+    await leave(okta, path, signals(3))
+    os.link(path, tmp_path / "other.db")
+    for name in (path, tmp_path / "other.db"):
+        with pytest.raises(rb.StoreError, match=rf"{name.name} has another name"):
+            await rb.SqliteStore(name).open()
+    for name in ("/dev/null", tmp_path):
+        with pytest.raises(rb.StoreError, match="not a regular file"):
+            await rb.SqliteStore(name).open()
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+async def test_operators_read_where_they_may_not_write(okta, path, monkeypatch):
+    """A file in a folder that may only be read can be looked at all the same, without writing beside it."""
+    await leave(okta, path, signals(3))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    assert [waiting.signal.ip for waiting in admin.ls(path)] == [ip(0), ip(1), ip(2)]
+    assert admin.stats(path).waiting[rb.RiskLevel.LOW] == 3
+    assert sorted(file.name for file in path.parent.iterdir()) == ["signals.db", "signals.db-lock"]
 
 
 async def test_a_read_only_file_is_a_store_error(path, monkeypatch):

@@ -12,6 +12,7 @@ that the 300 HIGH are sent no sooner than 20 a permit allows.
 """
 
 import heapq
+import math
 import random
 import statistics
 import sys
@@ -57,7 +58,16 @@ WORKLOADS: dict[str, Traffic | Over] = {
 
 
 class Stretched(Limiter):
-    """Window, pace, reserve and express, the gap stretched to what the window still holds."""
+    """
+    Window, pace, reserve and express for a full payload alone, the gap stretched to what the window still holds.
+
+    The gap is the same for all levels, and after an express.
+    """
+
+    async def depart(self, now: float) -> None:
+        self.paced_at = -math.inf  # so that nothing counts as an express
+        await super().depart(now)
+        self.others_after = 0.0
 
     def _paced_at(self, now: float, demand: Demand) -> float:
         return now if demand.full_of_high else self.paced_at
@@ -66,7 +76,7 @@ class Stretched(Limiter):
 class Paced(Stretched):
     """The same with a gap that is always the same."""
 
-    def _gap(self, now: float) -> float:
+    def _gap(self, now: float, kept: int) -> float:
         return self.window.rate.period / self.window.limit
 
 

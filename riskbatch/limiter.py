@@ -10,8 +10,9 @@ whatever the network delays, sees more arrivals than there are permits. A token 
 Five rules decide, and `Limiter.next_at` holds them all:
 
 1. window: a request needs a free permit;
-2. pace: an aiolimiter bucket spaces requests, so that a HIGH never waits for a whole window to come round;
-3. reserve: a request without HIGH leaves some permits free;
+2. pace: an aiolimiter bucket spaces requests evenly over what the window holds, so that a HIGH never waits for a whole
+   window to come round;
+3. reserve: a request without HIGH leaves some permits free; once half of the window is out, it is spaced to do so;
 4. express: a payload full of HIGH does not wait for the pace, nor does a HIGH after which no other seems to come, as
    long as half of the window is free;
 5. linger: a part-filled payload without HIGH may wait to fill.
@@ -155,6 +156,7 @@ class Limiter:
         self.window = Window(rate)
         self.held_until = -math.inf  # the server's word that nothing can be taken before
         self.paced_at = -math.inf  # when the bucket will have room
+        self.others_after = 0.0  # seconds later, for a request without HIGH
         self._pace = AsyncLimiter(1, rate.period / rate.requests)
         self._reserve = reserve
         self._linger = _by_level(linger)
@@ -181,13 +183,16 @@ class Limiter:
         if demand.level is None:
             return math.inf
         high = demand.level is RiskLevel.HIGH
-        reserve = 0 if high or draining else min(self._reserve, self.window.limit // 2)
-        at = max(now, self.held_until, self.window.free_at(now, reserve + 1))
+        kept = 0 if high or draining else self._kept()
+        at = max(now, self.held_until, self.window.free_at(now, kept + 1))
         if not draining:
             at = max(at, self._paced_at(now, demand))
         if not (high or demand.full or demand.probe or flushing or draining):
             at = max(at, self._lingers_until(demand))
         return at
+
+    def _kept(self) -> int:
+        return min(self._reserve, self.window.limit // 2)
 
     def _paced_at(self, now: float, demand: Demand) -> float:
         """
@@ -199,10 +204,12 @@ class Limiter:
         """
         if demand.full_of_high:
             return now
-        window = self.window
-        if demand.level is not RiskLevel.HIGH or window.free(now) * 2 < window.limit:
+        is_high = demand.level is RiskLevel.HIGH
+        if self.window.free(now) * 2 < self.window.limit:
+            return self.paced_at if is_high else self.paced_at + self.others_after
+        if not is_high:
             return self.paced_at
-        pause = window.rate.period / window.rate.requests / 3
+        pause = self._least_gap() / 3
         is_first = demand.high_last - demand.high_before > pause
         return min(self.paced_at, now if is_first else demand.high_last + pause)
 
@@ -217,25 +224,36 @@ class Limiter:
         return now < self.paced_at or self._pace.has_capacity()
 
     async def depart(self, now: float) -> None:
-        """Take a permit, and fill a bucket that drains in the gap which the window affords. Does not suspend."""
+        """
+        Take a permit, and fill a bucket that drains in the gap which the window affords. Does not suspend.
+
+        After an express the gap is at least a third longer than the least: HIGH that fill a payload before its time
+        are more than the budget carries, and then the next payload should not leave with empty seats.
+        """
         self.window.depart()
-        gap = self._gap(now)
+        gap = self._gap(now, kept=0)
+        if now < self.paced_at:
+            gap = max(gap, self._least_gap() * 4 / 3)
         self.paced_at = now + gap
+        self.others_after = max(0.0, self._gap(now, self._kept()) - gap)
         # A thousandth early: next_at predicts the bucket with other roundings, and must not be the earlier one.
         self._pace = AsyncLimiter(1, gap * 0.999)
         await self._pace.acquire()
 
-    def _gap(self, now: float) -> float:
-        """
-        Return the smallest even spacing from *now* on that never has to stop for a permit.
+    def _least_gap(self) -> float:
+        return self.window.rate.period / self.window.rate.requests
 
-        With f permits free, the (f+j)-th request from now needs the j-th permit that comes back. The last is that of
-        the request which leaves now, so the gap is at least the period's share of a permit.
+    def _gap(self, now: float, kept: int) -> float:
+        """
+        Return the smallest even spacing from *now* on that never has to stop for a permit, with *kept* left free.
+
+        With f permits to spend, the (f+j)-th request from now needs the j-th permit that comes back. The last is that
+        of the request which leaves now, so the gap is at least the period's share of a permit.
         """
         window = self.window
-        free = window.free(now)
+        free = window.free(now) - kept
         returns = [*window.returns(), *[now + window.rate.period] * window.in_flight]
-        return max((at - now) / (free + j) for j, at in enumerate(returns, 1) if free + j > 0)
+        return max(((at - now) / (free + j) for j, at in enumerate(returns, 1) if free + j > 0), default=0.0)
 
     def answered(self, now: float) -> None:
         """Note that a request's answer came, or that it was given up."""

@@ -249,6 +249,23 @@ async def test_the_reserve_shrinks_with_a_lowered_limit():
     assert rules.next_at(now, FULL_LOW) > now
 
 
+async def test_without_high_the_gap_spares_the_reserve_once_half_of_the_window_is_out():
+    """A flood of LOW is spread over all but the reserve, so that it never stops for permits that HIGH may use."""
+    rules = limiter(reserve=3)
+    at = start = clock()
+    left = []
+    for _ in range(28):
+        await rules.depart(at)
+        rules.answered(at)
+        left.append(at)
+        at = rules.next_at(at, FULL_LOW)
+    gaps = [after - before for before, after in pairwise(left)]
+    assert gaps[:15] == [pytest.approx(2.0, abs=0.01)] * 15, "while half is free, as fast as HIGH"
+    assert all(2.0 < gap < 3.0 for gap in gaps[15:])
+    assert left[27] == pytest.approx(start + 60.0, abs=0.1), "the 28th takes the permit of the 1st, and did not stop"
+    assert rules.next_at(left[20], ONE_HIGH) < rules.next_at(left[20], FULL_LOW)
+
+
 # -- rule 4: express
 
 
@@ -263,6 +280,23 @@ async def test_a_payload_full_of_high_does_not_wait_for_the_pace():
     fresh = limiter()
     await fresh.depart(now)
     assert fresh.next_at(now, Demand(HIGH, full=True)) > now, "full, but not of HIGH"
+
+
+async def test_after_an_express_the_next_payload_has_longer_to_fill():
+    """A HIGH behind an express waits a third longer than the least gap, unless the gap is longer anyway."""
+    rules = limiter()
+    now = clock()
+
+    async def gap_after(requests, at):
+        for _ in range(requests):
+            await rules.depart(at)
+            rules.answered(at)
+        return rules.next_at(at, ONE_HIGH) - at
+
+    assert await gap_after(1, now) == pytest.approx(2.0, abs=0.01)
+    assert await gap_after(1, now + 2.0) == pytest.approx(2.0, abs=0.01), "one that left at its time is no express"
+    assert await gap_after(1, now + 3.0) == pytest.approx(2.0 * 4 / 3, abs=0.01)
+    assert await gap_after(23, now + 3.0) == pytest.approx(57 / 5, abs=0.01), "four are left until the first is back"
 
 
 # -- rule 5: linger

@@ -3,12 +3,17 @@
 
 Every row but the last two is the real client on a virtual clock, an hour for each seed, against a strict org with a
 sliding window of 30 requests in 60 s and an answer after 0.25 s; the other rows change one thing in its limiter.
-Waits are in seconds from `enqueue` to the departure of the request that was accepted: mean / 99th percentile.
+Waits are in seconds from `enqueue` to the departure of the request that was accepted: mean ± its standard deviation
+over the seeds / 99th percentile.
 
-`with foresight` is a bound on the mean for a schedule that knows all arrivals and sends no LOW at all (bound.py).
-`without foresight` is, for *burst*, a bound on the mean for a policy that cannot know when a burst comes and leaves a
-flood of LOW its 90 % of the budget: then 27 permits are out, 3 are free, and those out come back evenly on average, so
-that the 300 HIGH are sent no sooner than 20 a permit allows.
+`with foresight` is a bound on the mean for a schedule that knows all arrivals and sends no LOW at all (bound.py). It
+uses a permit again 60 s after its answer, as everybody must who cannot see when in between its request arrived.
+
+`without foresight` is, for *burst*, a bound on the mean for a policy that cannot know when a burst comes, and leaves a
+flood of LOW 27 of the 30 permits. Those are out when it comes and return evenly, at best: L(x), how many are still out
+x seconds later, is 27 (1 - x / 60.25) in the mean over all instants at which a burst may come, and what waits of the
+300 HIGH, max(0, 300 - 20 (30 - L(x))), is convex in it (Jensen's inequality). As they come within a second, each waits
+half a second less than if all had come at its beginning.
 """
 
 import heapq
@@ -17,6 +22,7 @@ import random
 import statistics
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from attrs import evolve
 
@@ -115,38 +121,51 @@ def simulate(subject: Callable[[Simulation], Awaitable[Outcome]], workload: str,
 def blind_bound(signals: int = 300, taken: float = 27.0, free: float = 3.0, period: float = 60.0 + LATENCY) -> float:
     """Return the mean wait of a burst of *signals* if *free* permits are there and *taken* come back evenly."""
     backlog = signals - 20 * free
-    return backlog * (backlog / (20 * taken / period)) / 2 / signals
+    return backlog * (backlog / (20 * taken / period)) / 2 / signals - 0.5
 
 
-def main(seeds: int) -> None:
-    bounds: dict[str, float] = {}
-    reached: dict[str, float] = {}
-    print(f"HIGH waits in seconds, mean / p99, over {seeds} seeds; [requests a minute in flood] {{most in 60 s, 429s}}")
-    print(f"{'':32}" + "".join(f"{name:>16}" for name in WORKLOADS))
-    for policy, subject in POLICIES.items():
-        cells, most, refusals, pace = [], 0, 0, 0.0
-        for workload in WORKLOADS:
-            runs = [simulate(subject, workload, seed) for seed in range(seeds)]
-            mean = statistics.fmean(run.mean_wait(HIGH) for run in runs)
-            tail = statistics.fmean(run.waited(HIGH, 0.99) for run in runs)
-            if policy == "riskbatch":
-                reached[workload] = mean
-                bounds[workload] = statistics.fmean(bound(workload, seed, mean) for seed in range(seeds))
-            if workload == "flood":
-                pace = statistics.fmean(run.requests_a_minute() for run in runs)
-            most = max(most, *(run.most_in_window for run in runs))
-            refusals += sum(run.refusals for run in runs)
-            cells.append(f"{mean:>8.2f} /{tail:6.1f}")
-        print(f"{policy:32}{''.join(cells)}  [{pace:.1f}] {{{most}, {refusals}}}", flush=True)
-    print(f"{'bound with foresight (mean)':32}" + "".join(f"{bounds[w]:>8.2f}        " for w in WORKLOADS))
-    print(f"{'riskbatch / that bound':32}" + "".join(f"{_ratio(reached[w], bounds[w]):>8}        " for w in WORKLOADS))
-    print(f"{'bound without foresight':32}{'':16}{blind_bound():>8.2f}")
-    print(f"{'riskbatch / that bound':32}{'':16}{reached['burst'] / blind_bound():>8.2f}")
+def run(policy: str, workload: str, seed: int) -> Outcome:
+    return simulate(POLICIES[policy], workload, seed)
 
 
 def bound(workload: str, seed: int, mean: float) -> float:
     high = [a.at for a in WORKLOADS[workload].arrivals(SECONDS, seed) if a.level is HIGH]
-    return least_mean_wait(high, limit=30, period=60, reached=mean)
+    return least_mean_wait(high, limit=30, period=60.0 + LATENCY, cell=LATENCY, reached=mean)
+
+
+def row(runs: dict[str, list[Outcome]]) -> str:
+    cells = []
+    for outcomes in runs.values():
+        means = [outcome.mean_wait(HIGH) for outcome in outcomes]
+        tail = statistics.fmean(outcome.waited(HIGH, 0.99) for outcome in outcomes)
+        spread = statistics.stdev(means) if len(means) > 1 else 0.0
+        cells.append(f"{statistics.fmean(means):>9.3f} ±{spread:.3f} /{tail:5.1f}")
+    pace = statistics.fmean(outcome.requests_a_minute() for outcome in runs["flood"])
+    every = [outcome for outcomes in runs.values() for outcome in outcomes]
+    most, refusals = max(outcome.most_in_window for outcome in every), sum(outcome.refusals for outcome in every)
+    return f"{''.join(cells)}  [{pace:.1f}] {{{most}, {refusals}}}"
+
+
+def main(seeds: int) -> None:
+    print(f"HIGH waits in seconds, mean / p99, over {seeds} seeds; [requests a minute in flood] {{most in 60 s, 429s}}")
+    print(f"{'':32}" + "".join(f"{name:>23}" for name in WORKLOADS))
+    reached: dict[str, float] = {}
+    with ProcessPoolExecutor() as processes:
+        for policy in POLICIES:
+            asked = [(policy, workload, seed) for workload in WORKLOADS for seed in range(seeds)]
+            outcomes = list(processes.map(run, *zip(*asked, strict=True)))
+            runs = {workload: outcomes[i * seeds : (i + 1) * seeds] for i, workload in enumerate(WORKLOADS)}
+            print(f"{policy:32}{row(runs)}", flush=True)
+            if policy == "riskbatch":
+                reached = {w: statistics.fmean(each.mean_wait(HIGH) for each in runs[w]) for w in WORKLOADS}
+        asked = [(workload, seed, reached[workload]) for workload in WORKLOADS for seed in range(seeds)]
+        least = list(processes.map(bound, *zip(*asked, strict=True)))
+    bounds = [statistics.fmean(least[i * seeds : (i + 1) * seeds]) for i in range(len(WORKLOADS))]
+    print(f"{'bound with foresight (mean)':32}" + "".join(f"{each:>9.3f}{'':14}" for each in bounds))
+    ratios = [_ratio(reached[w], each) for w, each in zip(WORKLOADS, bounds, strict=True)]
+    print(f"{'riskbatch / that bound':32}" + "".join(f"{ratio:>9}{'':14}" for ratio in ratios))
+    print(f"{'bound without foresight':32}{'':23}{blind_bound():>9.3f}")
+    print(f"{'riskbatch / that bound':32}{'':23}{reached['burst'] / blind_bound():>9.2f}")
 
 
 def _ratio(reached: float, least: float) -> str:

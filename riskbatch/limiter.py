@@ -98,14 +98,13 @@ class Window:
         missing = permits - self.free(now)
         if missing <= 0:
             return now
-        returns = list(self._returns)
-        if now < self._others_until:
-            returns = sorted(returns + [self._others_until] * self._used_by_others)
+        returns = self.returns(now)
         return returns[missing - 1] if missing <= len(returns) else math.inf
 
-    def returns(self) -> list[float]:
-        """Return the instants at which answered permits come back, ascending."""
-        return list(self._returns)
+    def returns(self, now: float) -> list[float]:
+        """Return the instants at which permits come back, ascending; of those in flight, only an answer can tell."""
+        others = [self._others_until] * self._used_by_others if now < self._others_until else []
+        return sorted([*self._returns, *others])
 
     def learn_limit(self, limits: Sequence[int]) -> None:
         """Adopt the lowest of an answer's *limits* where it is lower than ours, until a later answer raises it."""
@@ -247,13 +246,13 @@ class Limiter:
         """
         Return the smallest even spacing from *now* on that never has to stop for a permit, with *kept* left free.
 
-        With f permits to spend, the (f+j)-th request from now needs the j-th permit that comes back. The last is that
-        of the request which leaves now, so the gap is at least the period's share of a permit.
+        With f permits to spend, the (f+j)-th request from now needs the j-th permit that comes back. The one of
+        the request that leaves now is among the last, so the gap is at least the period's share of a permit.
         """
         window = self.window
         free = window.free(now) - kept
-        returns = [*window.returns(), *[now + window.rate.period] * window.in_flight]
-        return max(((at - now) / (free + j) for j, at in enumerate(returns, 1) if free + j > 0), default=0.0)
+        returns = sorted([*window.returns(now), *[now + window.rate.period] * window.in_flight])
+        return max((at - now) / (free + j) for j, at in enumerate(returns, 1) if free + j > 0)
 
     def answered(self, now: float) -> None:
         """Note that a request's answer came, or that it was given up."""

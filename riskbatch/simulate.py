@@ -425,7 +425,9 @@ def report(outcomes: list[Outcome]) -> str:
 
 
 def _ends(outcome: Outcome) -> str:
-    return ", ".join(f"{count:,} {kind}" for kind, count in outcome.ended.items() if count)
+    counts = {kind: outcome.ended.get(kind, 0) for kind in ENDS} | {"still waiting": outcome.ended["waiting"]}
+    rare = ("rejected", "superseded")
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count or kind not in rare)
 
 
 def verdict(outcome: Outcome) -> str:

@@ -134,6 +134,8 @@ async def test_a_lone_high_does_not_wait_while_half_of_the_window_is_free():
     follower = Demand(RiskLevel.HIGH, high_before=now - 0.1, high_last=now)
     assert rules.next_at(now, lone) == now
     assert rules.next_at(now, follower) == pytest.approx(now + gap / 3)
+    low = Demand(LOW, full=True, high_before=now - gap, high_last=now, low_since=now)
+    assert rules.next_at(now, low) == pytest.approx(now + gap, abs=0.01), "others wait for the pace"
     for _ in range(15):
         await rules.depart(now)
     assert rules.next_at(now, lone) >= now + gap
@@ -381,6 +383,17 @@ async def test_a_lower_remainder_is_adopted_until_the_reset():
     assert rules.window.free(at) == 28
     rules.learn([Budget(30, 25, 60.0)], now, refused=False)
     assert rules.window.free(now) == 0, "a higher remainder than our own count is not believed"
+
+
+async def test_high_may_take_the_last_permits_that_others_left():
+    """With less left than the reserve, HIGH departs and LOW waits for the reset."""
+    rules = limiter(30, reserve=3)
+    now = clock()
+    rules.learn([Budget(30, 2, 20.0)], now, refused=False)
+    assert rules.next_at(now, ONE_HIGH) == now
+    await rules.depart(now)
+    assert rules.next_at(now, ONE_HIGH) == pytest.approx(now + 21 / 2, abs=0.1), "the second, halfway to the reset"
+    assert now + 20 < rules.next_at(now, FULL_LOW) <= now + 22
 
 
 async def test_no_remainder_holds_everything_until_the_reset():

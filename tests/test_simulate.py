@@ -131,6 +131,7 @@ def test_the_report_shows_every_level_and_client():
     assert len(re.findall(r"^  HIGH ", text, re.M)) == 2
     assert "MEDIUM" not in text
     assert "answered 429" in text
+    assert len(re.findall(r"[\d,]+ accepted, 0 expired, 0 shed, [\d,]+ still waiting", text)) == 2
 
 
 def test_a_picture_is_drawn(tmp_path):

@@ -91,6 +91,22 @@ async def test_permits_come_back_one_by_one():
     assert second == pytest.approx(now + 65, abs=0.1)
 
 
+async def test_an_answer_wakes_all_who_share_the_limiter():
+    """Whoever waits for a permit that only an answer can bring is told of it, until it stops watching."""
+    rules = limiter(1)
+    woken = []
+    first, second = (lambda: woken.append("first")), (lambda: woken.append("second"))
+    rules.watch(first)
+    rules.watch(second)
+    await rules.depart(clock())
+    rules.answered(clock())
+    assert sorted(woken) == ["first", "second"]
+    rules.unwatch(first)
+    await rules.depart(clock())
+    rules.answered(clock())
+    assert sorted(woken) == ["first", "second", "second"]
+
+
 # -- rule 2: the pace
 
 
@@ -386,6 +402,15 @@ async def test_a_lower_remainder_is_adopted_until_the_reset():
     assert rules.window.free(now) == 0, "a higher remainder than our own count is not believed"
 
 
+async def test_what_others_used_is_counted_anew_after_the_reset():
+    """After the reset only the newest difference counts, be it a single permit."""
+    rules = limiter(30)
+    now = clock()
+    rules.learn([Budget(30, 2, 20.0)], now, refused=False)
+    rules.learn([Budget(30, 29, 20.0)], now + 30, refused=False)
+    assert rules.window.free(now + 30) == 29
+
+
 async def test_high_may_take_the_last_permits_that_others_left():
     """With less left than the reserve, HIGH departs and LOW waits for the reset."""
     rules = limiter(30, reserve=3)
@@ -401,6 +426,7 @@ async def test_no_remainder_holds_everything_until_the_reset():
     """With nothing left, HIGH waits as well, to a second after the reset."""
     rules = limiter()
     now = clock()
+    await use(rules, 1, now - 55)  # the permit that comes back before the reset is not for now either
     rules.learn([Budget(30, 0, 20.0)], now, refused=False)
     for demand in (EXPRESS, ONE_HIGH, FULL_LOW):
         assert now + 21 <= rules.next_at(now, demand) <= now + 22

@@ -40,7 +40,7 @@ class Inbox:
         self._capacity = capacity
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
-        self._lanes: dict[RiskLevel, deque[tuple[RiskSignal, Answer[Receipt]]]] = {lvl: deque() for lvl in RiskLevel}
+        self._lanes: dict[RiskLevel, deque[tuple[RiskSignal, Answer[Receipt]]]] = {}  # each made when it is needed
         self._porters: dict[RiskLevel, asyncio.Task[None]] = {}
         self._carried: set[Answer[Receipt]] = set()  # taken out of the lanes, and not admitted yet
         self._closed: str | None = None
@@ -51,7 +51,7 @@ class Inbox:
     @property
     def size(self) -> int:
         """Signals that are neither admitted nor refused yet."""
-        return len(self._carried) + sum(map(len, self._lanes.values()))
+        return len(self._carried) + sum(map(len, list(self._lanes.values())))
 
     # -- in any thread
 
@@ -64,7 +64,7 @@ class Inbox:
         if self.size >= self._capacity:
             raise QueueFull(f"{self._capacity} signals that threads handed in wait to be admitted")
         answer: Answer[Receipt] = Answer(self._loop)
-        self._lanes[signal.risk_level].append((signal, answer))
+        self._lanes.setdefault(signal.risk_level, deque()).append((signal, answer))
         try:
             self._loop.call_soon_threadsafe(self._look)
         except RuntimeError:
@@ -76,7 +76,7 @@ class Inbox:
     # -- on the loop
 
     def _look(self) -> None:
-        for level, lane in self._lanes.items():
+        for level, lane in list(self._lanes.items()):
             if lane and level not in self._porters:
                 porter = self._loop.create_task(self._carry(level), name=f"riskbatch admits {level.value} of threads")
                 self._porters[level] = porter
@@ -131,7 +131,7 @@ class Inbox:
         self._failed_last = True
 
     def _refuse_all(self, reason: str) -> None:
-        for lane in self._lanes.values():
+        for lane in list(self._lanes.values()):
             with suppress(IndexError):  # another thread may be at it too
                 while True:
                     self._refuse(lane.popleft()[1], ClientClosed(reason))

@@ -34,13 +34,15 @@ class Journal:
 
     def __init__(self, org: str) -> None:
         self._org = org
-        self._states = _Tap(_USUAL_BURST)
-        self._others = {event: _Tap(burst) for event, burst in _BURST.items()}
+        self._taps: dict[str, _Tap] = {}  # each made when it is needed
 
     def say(self, level: int, event: str, text: str, **found: object) -> None:
         """Write a line now, or within a minute, unless a newer one of its kind takes its place until then."""
         if logger.isEnabledFor(level):
-            self._others.get(event, self._states).pour(partial(self._write, level, event, text, found))
+            kind = event if event in _BURST else "state"
+            if kind not in self._taps:
+                self._taps[kind] = _Tap(_BURST.get(event, _USUAL_BURST))
+            self._taps[kind].pour(partial(self._write, level, event, text, found))
 
     def _write(self, level: int, event: str, text: str, found: dict[str, object], held_back: int) -> None:
         more = f" (and {held_back} such changes before)" if held_back else ""
@@ -49,7 +51,7 @@ class Journal:
 
     def close(self) -> None:
         """Write what is held back."""
-        for tap in (self._states, *self._others.values()):
+        for tap in self._taps.values():
             tap.close()
 
 

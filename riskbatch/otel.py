@@ -22,11 +22,15 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Self, TypeAlias
 
-from opentelemetry import metrics, trace
+from yarl import URL
+
+try:
+    from opentelemetry import metrics, trace
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("riskbatch.otel needs OpenTelemetry's API: pip install 'riskbatch[otel]'") from None
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from yarl import URL
 
 from .client import Client, Statistics
 from .errors import RiskbatchError

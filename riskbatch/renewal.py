@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from attrs import evolve, frozen
 
 from .auth import Conversation, Credentials, Now, Unauthenticated
-from .journal import facts
+from .journal import Journal, facts
 from .transport import HEADERS, Transport, Unanswered
 from .wire import Request, Response
 
@@ -99,12 +99,16 @@ class Renewal:
         credentials: What to renew.
         transport: One request out, one answer in.
         done: Called when a conversation has ended, whatever came of it.
+        journal: Says what changes.
     """
 
-    def __init__(self, credentials: Credentials, transport: Transport, done: Callable[[], object]) -> None:
+    def __init__(
+        self, credentials: Credentials, transport: Transport, done: Callable[[], object], journal: Journal
+    ) -> None:
         self._credentials = credentials
         self._transport = transport
         self._done = done
+        self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self.failure: Failure | None = None
@@ -151,8 +155,8 @@ class Renewal:
 
     def _succeeded(self) -> None:
         if self.failure is not None:
-            text, reason = "there is a new access token, after: %s", self.failure.reason
-            logger.warning(text, reason, extra=facts("token_renewed", reason=reason))
+            text, reason = f"there is a new access token, after: {self.failure.reason}", self.failure.reason
+            self._journal.say(logging.WARNING, "token_renewed", text, reason=reason)
             self.failure = None
 
     def _failed(self, why: Unauthenticated) -> None:
@@ -166,5 +170,5 @@ class Renewal:
         told = why.retry_after is not None
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)
         if old is None or old.denied != why.denied or old.reason != reason:
-            text = "somebody must mend this" if why.denied else "this should pass"
-            logger.warning("%s (%s)", reason, text, extra=facts("token_refused", reason=reason, denied=why.denied))
+            text = f"{reason} ({'somebody must mend this' if why.denied else 'this should pass'})"
+            self._journal.say(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)

@@ -118,8 +118,8 @@ class Sender:
         self._limiter = limiter
         self._transport = transport
         self._credentials = credentials
-        self._renewal = Renewal(credentials, transport, queue.wake)
         self.journal = Journal(url.removesuffix(PATH))
+        self._renewal = Renewal(credentials, transport, queue.wake, self.journal)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -128,7 +128,7 @@ class Sender:
         self._most_backoff = limiter.window.rate.period
         self.trouble: Trouble | None = None
         self.counts = Counts()
-        self._throttled_at: float | None = None  # when a row of 429s began, which is one line in the log
+        self._throttled_at: float | None = None  # since when the window has been used up: a row of 429s is one line
         self._drain_by: float | None = None
 
     # -- the loop
@@ -255,12 +255,25 @@ class Sender:
             return Unavailable(reason, may_have_arrived=True)
 
     def _learn_budget(self, response: Response, *, refused: bool) -> None:
-        before = self._limiter.window.limit
-        self._limiter.learn(budgets(response.headers), self._loop.time(), refused=refused)
+        now, limit, held_until = self._loop.time(), self._limiter.window.limit, self._limiter.held_until
+        self._limiter.learn(budgets(response.headers), now, refused=refused)
+        if self._limiter.window.limit != limit:
+            self._say_limit(limit)
+        if self._limiter.held_until > max(now, held_until):
+            self._say_throttled(now)
+
+    def _say_limit(self, before: int) -> None:
         limit = self._limiter.window.limit
-        if limit != before:
-            text = f"the server's headers allow {limit} requests a window now, {before} before"
-            self.journal.say(logging.INFO, "limit", text, limit=limit, before=before)
+        text = f"the server's headers allow {limit} requests a window now, {before} before"
+        self.journal.say(logging.INFO, "limit", text, limit=limit, before=before)
+
+    def _say_throttled(self, now: float) -> None:
+        if self._throttled_at is None:
+            self._throttled_at = now
+            hold = self._limiter.held_until - now
+            text = f"the requests of this window are used up; nothing is sent for {hold:.0f} s"
+            found = {"resumes_after": hold, "waiting": self._queue.waiting, "limit": self._limiter.window.limit}
+            self.journal.say(logging.WARNING, "throttled", text, **found)
 
     def _clean(self, said: str | None) -> str | None:
         """Return a server's words as one bounded line, without credentials that it echoes."""
@@ -282,7 +295,7 @@ class Sender:
                 self._recovered()
                 self._isolate(batch, verdict)
             case RateLimited():
-                self._throttle(now)
+                self.counts.rate_limited += 1
                 self._put_back(batch)  # the limiter holds everything until then
             case Challenged():
                 self._put_back(batch)
@@ -353,23 +366,15 @@ class Sender:
             self.journal.say(logging.WARNING, event, text, reason=reason, waiting=self._queue.waiting)
         return until
 
-    def _throttle(self, now: float) -> None:
-        self.counts.rate_limited += 1
-        if self._throttled_at is None:
-            self._throttled_at = now
-            hold = max(0.0, self._limiter.held_until - now)
-            text = f"the requests of this window are used up; nothing is sent for {hold:.0f} s"
-            found = {"resumes_after": hold, "waiting": self._queue.waiting, "limit": self._limiter.window.limit}
-            self.journal.say(logging.WARNING, "throttled", text, **found)
-
     def _recovered(self) -> None:
         now = self._loop.time()
         if self.trouble is not None:
             reason, after = self.trouble.reason, now - self.trouble.began_at
             text = f"sending again, after {after:.0f} s of: {reason}"
             self.journal.say(logging.WARNING, "resumed", text, reason=reason, after=after)
-        elif self._throttled_at is not None:
+            self.trouble = self._throttled_at = None
+        elif self._throttled_at is not None and now >= self._limiter.held_until:
             after = now - self._throttled_at
             text = f"sending again, {after:.0f} s after the requests of a window were used up"
             self.journal.say(logging.INFO, "resumed", text, reason=None, after=after)
-        self.trouble = self._throttled_at = None
+            self._throttled_at = None

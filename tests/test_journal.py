@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_org import FakeOrg, client, signal, signals
+from fake_org import WALL, FakeOrg, client, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
@@ -50,6 +50,18 @@ async def test_each_change_of_state_is_one_line(log):
         ("WARNING", "refused"),
         ("INFO", "closed"),
     ]
+
+
+async def test_a_window_that_others_have_used_up_is_said_without_a_429(log, caplog):
+    """Headers that show nothing left hold everything: that is a change of state, and so is its end."""
+    org = FakeOrg()
+    async with client(org, limit=rb.RateLimit(30, 60.0)) as c:
+        org.org.spend(29, 0.0, WALL)
+        await c.enqueue_many(signals(40))
+        await c.flush()
+        assert c.statistics().rate_limited == 0
+    assert [event for _, event in log()] == ["opened", "throttled", "resumed", "draining", "closed"]
+    assert 50 < said(caplog, "throttled")[0].riskbatch_resumes_after <= 62
 
 
 async def test_a_lower_limit_is_said_once(log, caplog):

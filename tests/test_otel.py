@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import re
 import subprocess
 import sys
@@ -249,6 +250,14 @@ def test_without_an_sdk_it_costs_nothing_and_breaks_nothing():
     assert asyncio.run(main()) == 1
     code = "import sys, riskbatch, riskbatch.cli; sys.exit('opentelemetry' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+    """A missing package is named by the extra that brings it."""
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "riskbatch.otel")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'riskbatch\[otel\]'"):
+        importlib.import_module("riskbatch.otel")
 
 
 def told_in_the_readme():

@@ -79,6 +79,23 @@ async def test_fastapi(riskbatch_okta):
     assert sent(riskbatch_okta) == {("203.0.113.7", "HIGH", None), ("203.0.113.8", "LOW", None)}
 
 
+async def test_starlette(riskbatch_okta):
+    """The same lifespan serves an application without FastAPI."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    async def report(request):
+        await request.app.state.risk.enqueue(rb.RiskSignal(request.query_params["ip"], "LOW"))
+        return PlainTextResponse("", 202)
+
+    app = Starlette(routes=[Route("/", report)], lifespan=load("fastapi_app").lifespan)
+    async with served_by_uvicorn(app) as url, aiohttp.ClientSession(url) as http:
+        async with http.get("/", params={"ip": "203.0.113.7"}) as answer:
+            assert answer.status == 202
+    assert sent(riskbatch_okta) == {("203.0.113.7", "LOW", None)}
+
+
 async def test_aiohttp(riskbatch_okta):
     """The cleanup context opens the client before the first request and drains it after the last."""
     from aiohttp import web

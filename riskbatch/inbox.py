@@ -1,8 +1,8 @@
 """
 What other threads hand in: signals on their way to the queue, each with an `Answer` that becomes its receipt.
 
-No lock: whoever hands in appends first and then looks whether the inbox is closed; whoever closes it says so first and
-then takes out what is there. So one of the two sees each signal, and none is left behind without an answer.
+No lock: whoever hands in appends first and then looks whether all is over; whoever ends it says so first and then takes
+out what is there. So one of the two sees each signal, and none is left behind without an answer.
 """
 
 import asyncio
@@ -68,9 +68,9 @@ class Inbox:
         try:
             self._loop.call_soon_threadsafe(self._look)
         except RuntimeError:
-            self._closed = self._closed or _NO_LOOP
-        if self._closed is not None:
-            self._refuse_all(self._closed)
+            self.abort(_NO_LOOP)
+        if self._over:
+            self._refuse_all(self._closed or _NO_LOOP)
         return answer
 
     # -- on the loop
@@ -123,11 +123,8 @@ class Inbox:
         now = self._loop.time()
         if not self._failed_last and now >= self._quiet_until:
             self._quiet_until = now + SELDOM
-            text, found = (
-                "a thread's signal was not admitted; this is said once until one is: %s",
-                {"reason": str(error)},
-            )
-            logger.warning(text, error, extra=facts("not_admitted", error=type(error).__name__, **found))
+            text = "a thread's signal was not admitted; this is said once until one is: %s"
+            logger.warning(text, error, extra=facts("not_admitted", reason=str(error), error=type(error).__name__))
         self._failed_last = True
 
     def _refuse_all(self, reason: str) -> None:

@@ -217,6 +217,25 @@ async def test_closing_at_any_moment_admits_what_was_handed_in_before():
         assert [type(future.result().outcome) for future in futures] == [rb.Accepted] * 4
 
 
+async def test_who_hands_in_while_the_client_closes_harms_nobody_else(monkeypatch):
+    """A thread that passed the check just before the closing takes no other's place from it."""
+    async with fast() as c:
+        early = c.enqueue_threadsafe(signal(1))
+        schedule, closing = c._loop.call_soon_threadsafe, []
+
+        def close_first(callback, *args):
+            monkeypatch.undo()
+            closing.append(asyncio.ensure_future(c.aclose()))
+            c._inbox._closed = "the client is closed"  # as the first step of aclose does
+            schedule(callback, *args)
+
+        monkeypatch.setattr(c._loop, "call_soon_threadsafe", close_first)
+        late = c.enqueue_threadsafe(signal(2))
+        await closing[0]
+    for future in (early, late):
+        assert isinstance(future.result().outcome, rb.Accepted)
+
+
 @pytest.mark.parametrize("durable", [False, True])
 async def test_what_finds_no_room_before_the_end_is_told_and_logged(durable, tmp_path, caplog):
     """Futures whose turn never came end with ClientClosed, whatever they waited for, and the log says so once."""

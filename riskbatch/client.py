@@ -584,10 +584,14 @@ class Client:
         else:
             state = "closed" if self._life.done() else "draining" if self._closing else "open"
         levels = " ".join(f"{level.value} {count}" for level, count in s.waiting_by_level.items())
+        entering = f", {s.entering} entering" if s.entering else ""
+        others = ("rejected", "expired", "shed", "superseded", "abandoned")
+        ends = "".join(f", {getattr(s, end)} {end}" for end in others if getattr(s, end))
+        pause = f", next try in {s.resumes_after:.0f} s" if s.resumes_after else ""
         trouble = f", {'paused' if s.paused else 'slowed down'}: {s.trouble}" if s.trouble else ""
         return (
-            f"<Client {self._org} {state}: {s.waiting} waiting ({levels}), {s.in_flight} in flight, "
-            f"{s.accepted} accepted, {s.permits} of {s.limit} permits free{trouble}>"
+            f"<Client {self._org} {state}: {s.waiting} waiting ({levels}){entering}, {s.in_flight} in flight, "
+            f"{s.accepted} accepted{ends}, {s.permits} of {s.limit} permits free{pause}{trouble}>"
         )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 import warnings
 from itertools import pairwise
 
@@ -367,6 +368,31 @@ def test_a_client_left_open_at_the_end_of_asyncio_run_says_so_once():
 
 
 # ------------------------------------------------------------------------------------------------ statistics
+
+
+async def test_the_repr_is_one_line_of_status():
+    """What on-call wants to know first: what waits, how signals ended, the budget, the trouble and the next try."""
+    org = FakeOrg(poison=lambda s: s.message == "bad")
+    c = client(org)
+    assert repr(c) == (
+        "<Client https://acme.okta.com not open: 0 waiting (HIGH 0 MEDIUM 0 LOW 0), 0 in flight, 0 accepted, "
+        "30 of 30 permits free>"
+    )
+    async with c:
+        await c.enqueue_many([*signals(2), signal(9, message="bad")])
+        await c.flush()
+        assert "0 in flight, 2 accepted, 1 rejected, 2" in repr(c)
+        org.org.token_valid = False
+        await c.enqueue_many(signals(3, "HIGH"))
+        await asyncio.sleep(30)
+        status = repr(c)
+        assert re.search(r" open: 3 waiting \(HIGH 3 MEDIUM 0 LOW 0\), ", status)
+        assert re.search(
+            r"permits free, next try in \d+ s, paused: HTTP 401 E0000011: Invalid token provided>$", status
+        )
+        assert status.isprintable()
+        org.org.token_valid = True
+    assert " closed: 0 waiting" in repr(c)
 
 
 async def test_statistics_show_every_way_in_which_a_signal_can_end():

@@ -527,7 +527,7 @@ class Client:
         return end
 
     def statistics(self) -> Statistics:
-        """Return a snapshot of the books, the budget and the trouble, if any."""
+        """Return a snapshot of books, budget and trouble. Other threads call `statistics_threadsafe`."""
         if self._life is None:
             limit = self._limiter.window.limit
             return Statistics(limit=limit, permits=limit)

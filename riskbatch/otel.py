@@ -62,14 +62,17 @@ def instrument(
     Export what *client* does from now on; `uninstrument()` on what is returned, or leaving it as a block, ends that.
 
     It may be called before the client is opened or while it is open, and it keeps no client alive. Clients of one org
-    are shown as one: their counts are added up, and stay when a client is closed.
+    are shown as one: their counts are added up, and stay when a client is closed. A second call for a client, while
+    the first holds, returns what the first did.
 
     Args:
         client: Any client; its `on_settled` is left alone.
         tracer_provider: Instead of the global one.
         meter_provider: Instead of the global one.
     """
-    return Instrumentation(client, tracer_provider, meter_provider)
+    if client not in _active:
+        _active[client] = Instrumentation(client, tracer_provider, meter_provider)
+    return _active[client]
 
 
 class Instrumentation:
@@ -102,6 +105,9 @@ class Instrumentation:
         """End it; a second call does nothing. Counters keep what they have counted."""
         self._end()
         self._watched.read(time.monotonic() + _PATIENCE)
+        client = self._watched.client()
+        if client is not None:
+            _active.pop(client, None)
         self._meters.forget(self._watched)
 
     def _closed(self, statistics: Statistics) -> None:
@@ -163,13 +169,13 @@ class _Watched:
     """One client, weakly: what it had counted when the watching began, and what was last seen."""
 
     def __init__(self, client: Client, server: _Attributes) -> None:
-        self._client = weakref.ref(client)
+        self.client = weakref.ref(client)
         self.server = server
         self.base = self.last = client.statistics_threadsafe()
 
     def read(self, until: float) -> bool:
         """Look again, waiting until `time.monotonic()` shows *until* at the most; return False if it is gone."""
-        client = self._client()
+        client = self.client()
         if client is None:
             return False
         with suppress(TimeoutError, RiskbatchError):
@@ -215,6 +221,7 @@ _WORST: list[tuple[str, str, str, Callable[[Statistics], _Values]]] = [
 ]
 
 
+_active: "weakref.WeakKeyDictionary[Client, Instrumentation]" = weakref.WeakKeyDictionary()
 _meters: "weakref.WeakKeyDictionary[object, _Meters]" = weakref.WeakKeyDictionary()
 
 

@@ -225,6 +225,15 @@ async def test_it_can_be_ended_and_begun_again(telemetry):
     assert len(telemetry.spans.get_finished_spans()) == 2
 
 
+async def test_a_second_call_counts_nothing_twice(telemetry):
+    """Who instruments a client again by mistake gets what is there already."""
+    async with client(FakeOrg()) as c:
+        assert telemetry.of(c) is telemetry.of(c)
+        await (await c.enqueue(signal(0, "HIGH")))
+        assert telemetry.points("riskbatch.signals.admitted") == {(): 1}
+    assert len(telemetry.spans.get_finished_spans()) == 1
+
+
 async def test_a_closed_client_is_not_kept_alive(telemetry):
     """Whoever drops a client need not think of its instrumentation."""
     async with client(FakeOrg()) as c:

@@ -62,6 +62,7 @@ async def test_a_window_that_others_have_used_up_is_said_without_a_429(log, capl
         assert c.statistics().rate_limited == 0
     assert [event for _, event in log()] == ["opened", "throttled", "resumed", "draining", "closed"]
     assert 50 < said(caplog, "throttled")[0].riskbatch_resumes_after <= 62
+    assert 50 < said(caplog, "resumed")[0].riskbatch_after <= 65
 
 
 async def test_a_lower_limit_is_said_once(log, caplog):

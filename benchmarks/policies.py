@@ -17,6 +17,7 @@ half a second less than if all had come at its beginning.
 """
 
 import heapq
+import logging
 import math
 import random
 import statistics
@@ -173,4 +174,5 @@ def _ratio(reached: float, least: float) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("riskbatch").setLevel(logging.ERROR)  # what waits at the end is abandoned; that is no news
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -80,4 +80,5 @@ def main(orgs: int) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("riskbatch").setLevel(logging.ERROR)  # what waits at the end is abandoned; that is no news
     main(int(sys.argv[1]) if len(sys.argv) > 1 else 5000)

@@ -11,6 +11,7 @@ import math
 import os
 from collections import deque
 from contextlib import suppress
+from itertools import dropwhile
 
 from .errors import ClientClosed, QueueFull, WrongLoop
 from .journal import SELDOM, facts
@@ -43,6 +44,7 @@ class Inbox:
         self._lanes: dict[RiskLevel, deque[tuple[RiskSignal, Answer[Receipt]]]] = {}  # each made when it is needed
         self._porters: dict[RiskLevel, asyncio.Task[None]] = {}
         self._carried: set[Answer[Receipt]] = set()  # taken out of the lanes, and not admitted yet
+        self._called = False  # the loop will look
         self._closed: str | None = None
         self._over = False  # closed, and its grace has passed
         self._failed_last = False
@@ -65,17 +67,28 @@ class Inbox:
             raise QueueFull(f"{self._capacity} signals that threads handed in wait to be admitted")
         answer: Answer[Receipt] = Answer(self._loop)
         self._lanes.setdefault(signal.risk_level, deque()).append((signal, answer))
-        try:
-            self._loop.call_soon_threadsafe(self._look)
-        except RuntimeError:
-            self.abort(_NO_LOOP)
+        self._call()
         if self._over:
             self._refuse_all(self._closed or _NO_LOOP)
         return answer
 
+    def _call(self) -> None:
+        """Have the loop look once for all that is handed in until then: a call for each would hold it up."""
+        if self._called:
+            return
+        try:
+            self._called = True
+            self._loop.call_soon_threadsafe(self._look)
+        except RuntimeError:
+            self.abort(_NO_LOOP)
+        except BaseException:  # a signal's handler that raises
+            self._called = False
+            raise
+
     # -- on the loop
 
     def _look(self) -> None:
+        self._called = False
         for level, lane in list(self._lanes.items()):
             if lane and level not in self._porters:
                 porter = self._loop.create_task(self._carry(level), name=f"riskbatch admits {level.value} of threads")
@@ -91,26 +104,32 @@ class Inbox:
         lane = self._lanes[level]
         while lane:
             chunk = [lane.popleft() for _ in range(min(len(lane), _CHUNK))]
+            chunk = [each for each in chunk if each[1].set_running_or_notify_cancel()]
             self._carried.update(answer for _, answer in chunk)
             try:
-                await asyncio.gather(*(self._admit(*each) for each in chunk))
+                # Those after the first that has to wait do so too, or they would go before it.
+                await asyncio.gather(*(self._admit(*each) for each in dropwhile(self._admit_at_once, chunk)))
             finally:
                 for answer in self._carried.intersection(answer for _, answer in chunk):
                     self._refuse(answer, ClientClosed(_CANCELLED))
             await asyncio.sleep(0)
 
+    def _admit_at_once(self, each: tuple[RiskSignal, Answer[Receipt]]) -> bool:
+        receipt = self._queue.admit_at_once(each[0])
+        if receipt is not None:
+            self._answer(each[1], receipt)
+        return receipt is not None
+
     async def _admit(self, signal: RiskSignal, answer: Answer[Receipt]) -> None:
-        if not answer.set_running_or_notify_cancel():
-            self._carried.discard(answer)
-            return
         try:
-            receipt = await self._queue.admit(signal, None)
+            self._answer(answer, await self._queue.admit(signal, None))
         except Exception as error:
             self._refuse(answer, error)
-        else:
-            self._carried.discard(answer)
-            answer.set_result(receipt)
-            self._failed_last = False
+
+    def _answer(self, answer: Answer[Receipt], receipt: Receipt) -> None:
+        self._carried.discard(answer)
+        answer.set_result(receipt)
+        self._failed_last = False
 
     def _refuse(self, answer: Answer[Receipt], error: Exception) -> None:
         self._carried.discard(answer)

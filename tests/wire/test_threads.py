@@ -112,6 +112,20 @@ async def test_wait_is_backpressure_that_lets_a_high_in_first():
     assert low.result().number > high.result().number
 
 
+async def test_many_handed_in_while_the_loop_is_busy_come_in_by_slices():
+    """Thirty thousand signals that waited for a blocked loop do not hold it up again: others have turns in between."""
+    async with client(Gate(), close_timeout=0) as c:
+        sent = [signal(number, level) for number in range(10_000) for level in rb.RiskLevel]
+        (thread,) = threads(1, lambda _: [c.enqueue_threadsafe(each) for each in sent])
+        thread.join()  # which blocks the loop
+        turns, most, before = 0, 0, 0
+        while c.statistics().entering:
+            await asyncio.sleep(0)
+            turns, most, before = turns + 1, max(most, c.statistics().admitted - before), c.statistics().admitted
+    assert turns >= 100
+    assert most <= 300
+
+
 async def test_memory_is_bounded_however_fast_threads_are():
     """A loop that does nothing for a while finds `capacity` signals at the most; the others were refused at once."""
     async with fast(capacity=50) as c:
@@ -221,15 +235,14 @@ async def test_who_hands_in_while_the_client_closes_harms_nobody_else(monkeypatc
     """A thread that passed the check just before the closing takes no other's place from it."""
     async with fast() as c:
         early = c.enqueue_threadsafe(signal(1))
-        schedule, closing = c._loop.call_soon_threadsafe, []
+        call, closing = c._inbox._call, []
 
-        def close_first(callback, *args):
-            monkeypatch.undo()
+        def close_first():
             closing.append(asyncio.ensure_future(c.aclose()))
             c._inbox._closed = "the client is closed"  # as the first step of aclose does
-            schedule(callback, *args)
+            call()
 
-        monkeypatch.setattr(c._loop, "call_soon_threadsafe", close_first)
+        monkeypatch.setattr(c._inbox, "_call", close_first)
         late = c.enqueue_threadsafe(signal(2))
         await closing[0]
     for future in (early, late):

@@ -329,8 +329,8 @@ class Sender:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.land(receipts, lambda _: rejected)
-            logger.debug("Okta refused a signal: %s %s", code, reason)
             text = f"Okta refused a signal: {code} {reason}"
+            logger.debug("%s", text, extra=facts("signal_refused", code=code, reason=reason))
             self.journal.say(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.

@@ -198,7 +198,7 @@ def test_every_line_is_in_the_table_of_the_readme():
 
 def test_every_line_of_the_library_has_an_event():
     """No call of the logger goes without the field by which programs tell the lines apart."""
-    levels = ("info", "warning", "error", "exception", "log")
+    levels = ("debug", "info", "warning", "error", "exception", "log")
     for path in HOUSE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             function = node.func if isinstance(node, ast.Call) else None

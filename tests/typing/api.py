@@ -1,4 +1,4 @@
-"""Never run: mypy --strict must accept what is right here, and must refuse each line marked with a type-ignore."""
+"""Never run: mypy --strict, and pyright, must accept what is right here and refuse each line with a type-ignore."""
 
 import asyncio
 import concurrent.futures

@@ -312,6 +312,7 @@ def abandoned_loop():
 
 def test_a_loop_that_is_gone_answers_too(monkeypatch):
     """A future handed in too late, one that waits, and a receipt: none waits for ever once the loop is closed."""
+    monkeypatch.setattr("riskbatch.threads._LOOK", 0.05)
     loop, c, receipt = abandoned_loop()
     waiting = c.enqueue_threadsafe(signal(1))
     waits, ends = [waiting.result, receipt.wait_threadsafe], []

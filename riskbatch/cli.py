@@ -282,6 +282,7 @@ What waits in the file of a SqliteStore. Looking is allowed while a client has t
 file; import and drop are refused then.""",
         "riskbatch queue stats signals.db",
         "riskbatch queue ls signals.db --level HIGH",
+        "riskbatch queue ls signals.db --settled               with keep_settled=...: was it sent?",
         "riskbatch queue export signals.db > backlog.jsonl",
         "riskbatch queue import other.db backlog.jsonl",
         "riskbatch queue drop signals.db --level LOW",
@@ -295,6 +296,8 @@ file; import and drop are refused then.""",
             each.add_argument("feed", metavar="FILE", help="signals in any form that `send` reads")
         if verb in ("ls", "drop"):
             each.add_argument("--level", choices=[level.value for level in rb.RiskLevel], help="only of this level")
+        if verb == "ls":
+            each.add_argument("--settled", action="store_true", help="instead, how signals ended, as far as it is kept")
         if verb == "drop":
             each.add_argument("--row", type=int, help="only this one, as `ls` shows it")
             each.add_argument("--all", action="store_true", help="everything that waits")
@@ -449,11 +452,14 @@ def _queue(options: argparse.Namespace) -> int:
     elif options.verb == "export":
         for obj in admin.export_signals(options.store):
             print(json.dumps(obj))
+    elif options.verb == "ls" and options.settled:
+        for ended in admin.settled(options.store):
+            if level in (None, ended.signal.risk_level):
+                print(f"{ended.settled_at:%Y-%m-%dT%H:%M:%SZ} {ended.outcome:10} {_described(ended.signal)}")
     elif options.verb == "ls":
         for each in admin.ls(options.store, level):
-            signal, came = each.signal, f"{each.enqueued_at:%Y-%m-%dT%H:%M:%SZ}"
             may = " may have arrived" if each.may_have_arrived else ""
-            print(f"{each.row:>20} {signal.risk_level.value:6} {came} {signal.ip} {signal.message or ''}{may}".rstrip())
+            print(f"{each.row:>10} {each.enqueued_at:%Y-%m-%dT%H:%M:%SZ} {_described(each.signal)}{may}")
     elif options.verb == "drop":
         if options.row is None and level is None and not options.all:
             raise rb.ConfigurationError("drop what? give --row, --level or --all")
@@ -461,6 +467,10 @@ def _queue(options: argparse.Namespace) -> int:
     else:
         _print_stats(admin.stats(options.store))
     return 0
+
+
+def _described(signal: rb.RiskSignal) -> str:
+    return f"{signal.risk_level.value:6} {signal.ip} {signal.message or ''}".rstrip()
 
 
 def _print_stats(found: "FileStatistics") -> None:

@@ -171,8 +171,11 @@ def drop(
     if before is not None:
         where.append("enqueued_at < ?")
         values.append(file.to_int(before))
-    with _changing(path) as db, file.transaction(db):
-        return db.execute(f"DELETE FROM signals WHERE {' AND '.join(where)}", values).rowcount  # noqa: S608 - constants
+    with _changing(path) as db:
+        with file.transaction(db):
+            count = db.execute(f"DELETE FROM signals WHERE {' AND '.join(where)}", values).rowcount  # noqa: S608 - constants
+        db.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after one page
+        return count
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from riskbatch.wire import Request, Response
 
 pytestmark = pytest.mark.skipif(not power.reachable(), reason="this Python hides its SQLite")
 
-CUTS = int(os.environ.get("RISKBATCH_KILLS", "30")) * 5
+CUTS = int(os.environ.get("RISKBATCH_KILLS", "30")) * 3
 
 
 async def take(_: Request) -> Response:

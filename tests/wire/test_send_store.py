@@ -172,6 +172,24 @@ async def test_what_cannot_be_a_store_is_one_line(feed, tmp_path):
     assert len(okta.requests) == 1
 
 
+async def test_operators_look_while_a_client_runs(feed, store):
+    """Beside a running process, its store can be counted, listed and exported, and is not changed."""
+    async with scaled() as okta:
+        process = await spawn(okta, "send", feed, "--store", store, "--limit", "1/60s")
+        await until(lambda: len(okta.signals) == 20 and store.exists() and len(in_file(store)) == 280)
+        for verb, expected in (("stats", f"process {process.pid} has it open"), ("ls", ips(1, 299)[0])):
+            status, out, _ = await ended(await spawn(None, "queue", verb, store))
+            assert (status, expected in out) == (0, True)
+        status, out, _ = await ended(await spawn(None, "queue", "export", store))
+        assert (status, len(out.splitlines())) == (0, 280)
+        for argv in (("drop", store, "--all"), ("import", store, feed)):
+            status, _, err = await ended(await spawn(None, "queue", *argv))
+            assert (status, f"is in use by process {process.pid}" in err) == (2, True)
+        process.send_signal(signal.SIGINT)
+        await ended(process)
+    assert len(in_file(store)) == 280
+
+
 def test_a_bookmark_may_lie_within_a_record():
     """Of a RiskEvent of which some subjects were taken, the others are read; of the invalid, only the new are told."""
     event = {"subjects": [signal_(1), {"ip": "none", "riskLevel": "LOW"}, signal_(2), signal_(3)]}

@@ -22,6 +22,7 @@ from dict_store import DictStore, Place
 from multidict import CIMultiDict
 
 import riskbatch as rb
+from riskbatch import cli
 from riskbatch.emulator import OktaEmulator
 from riskbatch.stores import admin, contract, durable, sqlite, sqlite_file
 from riskbatch.wire import Response
@@ -987,10 +988,14 @@ async def test_operators_import_and_drop(okta, path):
     assert admin.drop(path) == 3
     with pytest.raises(rb.InvalidSignal):
         admin.import_signals(path, ["no signal"])
+    empty = path.stat().st_size
+    admin.import_signals(path, signals(5000, message="m" * 200))
+    admin.drop(path)
+    assert path.stat().st_size <= empty, "what is dropped gives its room back"
 
 
-async def test_operators_see_outcomes(okta, path):
-    """With `keep_settled`, operators see how signals ended."""
+async def test_operators_see_outcomes(okta, path, capsys):
+    """With `keep_settled`, operators see how signals ended, so that "was it sent?" has an answer."""
     async with client(okta, rb.SqliteStore(path, keep_settled=timedelta(days=1))) as c:
         receipt = await c.enqueue(signals(1, "MEDIUM")[0])
         outcome = await receipt
@@ -1001,6 +1006,8 @@ async def test_operators_see_outcomes(okta, path):
         {"request_id": outcome.request_id},
     )
     assert admin.stats(path).settled == {"Accepted": 1}
+    assert await asyncio.to_thread(cli.main, ["queue", "ls", str(path), "--settled"]) == 0
+    assert f"Accepted   MEDIUM {ip(0)}" in capsys.readouterr().out
 
 
 def test_operators_are_told_what_is_no_store(tmp_path):

@@ -140,6 +140,9 @@ class SqliteStore:
         synchronous: Synchronous = "FULL",
         keep_settled: timedelta | None = None,
     ) -> None:
+        if sqlite3.sqlite_version_info < file.SQLITE:
+            needed, found = ".".join(map(str, file.SQLITE)), sqlite3.sqlite_version
+            raise ConfigurationError(f"a SqliteStore needs SQLite {needed}; this Python has {found}")
         if synchronous not in get_args(Synchronous):
             raise ConfigurationError(f"synchronous is {synchronous!r}; it must be one of {get_args(Synchronous)}")
         if keep_settled is not None and not (isinstance(keep_settled, timedelta) and keep_settled > timedelta(0)):
@@ -454,14 +457,18 @@ class SqliteStore:
 
 
 _NOTE = """
-UPDATE signals SET attempts = note.value ->> 1, may_have_arrived = note.value ->> 2
-FROM json_each(?) AS note WHERE signals.id = note.value ->> 0
+UPDATE signals SET attempts = json_extract(note.value, '$[1]'), may_have_arrived = json_extract(note.value, '$[2]')
+FROM json_each(?) AS note WHERE signals.id = json_extract(note.value, '$[0]')
 """
-_MOVE = "UPDATE signals SET id = move.value ->> 0 FROM json_each(?) AS move WHERE signals.id = move.value ->> 1"
+_MOVE = """
+UPDATE signals SET id = json_extract(move.value, '$[0]')
+FROM json_each(?) AS move WHERE signals.id = json_extract(move.value, '$[1]')
+"""
 _KEEP = """
 INSERT INTO settled
-SELECT ?1, ended.value ->> 1, ended.value ->> 2, signals.id, ip, message, timestamp, expires_at, enqueued_at, attempts
-FROM json_each(?2) AS ended JOIN signals ON signals.id = ended.value ->> 0
+SELECT ?1, json_extract(ended.value, '$[1]'), json_extract(ended.value, '$[2]'), signals.id,
+    ip, message, timestamp, expires_at, enqueued_at, attempts
+FROM json_each(?2) AS ended JOIN signals ON signals.id = json_extract(ended.value, '$[0]')
 """
 
 

@@ -26,6 +26,7 @@ logger = logging.getLogger("riskbatch")
 
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
+SQLITE = (3, 33, 0)  # the first with UPDATE FROM, of 2020
 APPLICATION_ID = 0x52424154  # "RBAT", in the file's header
 _APPLICATION = APPLICATION_ID.to_bytes(4, "big")
 VERSION = 2

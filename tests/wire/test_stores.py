@@ -936,14 +936,17 @@ async def test_nobody_else_can_read_the_files(okta, path):
         os.umask(old)
 
 
-def test_arguments_that_cannot_work_are_refused():
-    """A store's arguments, and what is no store, are refused when they are given."""
+def test_arguments_that_cannot_work_are_refused(monkeypatch):
+    """A store's arguments, what is no store, and an SQLite that is too old, are refused at once."""
     with pytest.raises(rb.ConfigurationError, match="synchronous"):
         rb.SqliteStore("x", synchronous="OFF")
     with pytest.raises(rb.ConfigurationError, match="keep_settled"):
         rb.SqliteStore("x", keep_settled=timedelta(0))
     with pytest.raises(rb.ConfigurationError, match="store"):
         rb.Client("https://acme.okta.com", rb.ApiToken("t" * 20), store="signals.db")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    with pytest.raises(rb.ConfigurationError, match=r"needs SQLite 3\.33\.0; this Python has"):
+        rb.SqliteStore("x")
 
 
 # -- operators

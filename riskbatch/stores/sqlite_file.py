@@ -78,7 +78,8 @@ LEVELS = tuple(RiskLevel)
 BASE = {level: rank << SHIFT for rank, level in enumerate(LEVELS)}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_BREATH = 100  # rows made into signals between two chances for the event loop to run
+_BREATH = 100  # rows made into signals between two chances for the event loop to run: half a millisecond
+_PAUSE = 0.0002  # seconds, in which a thread that waits for the interpreter wakes up
 locked_here: set[str] = set()  # the paths that this process has locked: its own lock would not keep it out
 
 
@@ -371,7 +372,7 @@ def entries(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> l
     found = []
     for count, row in enumerate(json.loads(text)):
         if count % _BREATH == 0:
-            time.sleep(0)
+            time.sleep(_PAUSE)
         try:
             found.append(_entry(row, suspect_until))
         except (InvalidSignal, TypeError, ValueError, OverflowError, IndexError) as error:

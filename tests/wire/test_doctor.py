@@ -114,6 +114,7 @@ BY_TOKEN = {
 }
 BY_APP = {
     "log_only": (lambda o: use(o, "0oa1", "log_only"), "provider", "is log_only, so its events change nothing"),
+    "clock ahead": (lambda o: setattr(o.org, "clock_skew", -400.0), "clock", r"yours is (399|400|401) s ahead of"),
     "ignored": (lambda o: use(o, "0oa1", "none"), "provider", "is none, so"),
     "another's provider": (lambda o: use(o, "0oa2", "enforce_and_log"), "provider", "client id 0oa1.*--client-id 0oa1"),
     "scope not granted": (lower_scopes(READ_SCOPE), "credentials", f"grant {SEND_SCOPE} to the app"),

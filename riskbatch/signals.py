@@ -18,7 +18,9 @@ from attrs import field, frozen
 from .errors import InvalidSignal, shown
 
 MAX_MESSAGE = 512  # characters; RiskEventSubject.message.maxLength
-_MESSAGE = re.compile(r"[a-zA-Z0-9 .\-_]*")  # RiskEventSubject.message.pattern; for fullmatch: `$` would allow "\n"
+_is_message = re.compile(
+    rf"[a-zA-Z0-9 .\-_]{{0,{MAX_MESSAGE}}}"
+).fullmatch  # RiskEventSubject.message.pattern; `$` would allow "\n"
 _MESSAGE_LIMIT = f"at most {MAX_MESSAGE} characters of a-z A-Z 0-9 space . - _"
 _TIME_LIMIT = "an aware datetime between the years 1 and 9999 in UTC"
 _JSON_TIME_LIMIT = "an ISO 8601 time with a zone, such as 2021-01-20T00:00:00.001Z"
@@ -35,40 +37,39 @@ class RiskLevel(enum.Enum):
     __hash__ = object.__hash__
 
 
+_LEVELS: dict[RiskLevel | str, RiskLevel] = {name: level for level in RiskLevel for name in (level, level.name)}
+
+
 def _canonical_ip(value: str | IPv4Address | IPv6Address) -> str:
-    text = str(value) if isinstance(value, IPv4Address | IPv6Address) else value
     try:
-        socket.inet_pton(socket.AF_INET, text)
-    except (OSError, TypeError, ValueError):
-        return _canonical_ipv6(text)
-    return text  # inet_pton takes one spelling of an IPv4 address only: four decimals without leading zeros
-
-
-def _canonical_ipv6(text: str) -> str:
-    try:
-        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text))
-    except (OSError, TypeError, ValueError):
-        raise InvalidSignal("ip", text, "an IPv4 or IPv6 address without prefix length or zone") from None
+        if isinstance(value, str):
+            if ":" in value:
+                return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, value))
+            socket.inet_pton(socket.AF_INET, value)
+            return value  # inet_pton takes one spelling of an IPv4 address only: four decimals without leading zeros
+        if isinstance(value, IPv4Address | IPv6Address):
+            return _canonical_ip(str(value))
+    except (OSError, ValueError):
+        pass
+    raise InvalidSignal("ip", value, "an IPv4 or IPv6 address without prefix length or zone")
 
 
 def _risk_level(value: RiskLevel | str) -> RiskLevel:
-    if isinstance(value, RiskLevel):
-        return value
     try:
-        return RiskLevel[value]
+        return _LEVELS[value]
     except (KeyError, TypeError):
         raise InvalidSignal("risk_level", value, "HIGH, MEDIUM or LOW") from None
 
 
 def _message(value: str | None) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) > MAX_MESSAGE or not _MESSAGE.fullmatch(value):
-        raise InvalidSignal("message", value, _MESSAGE_LIMIT)
-    return value
+    if value is None or (isinstance(value, str) and _is_message(value)):
+        return value
+    raise InvalidSignal("message", value, _MESSAGE_LIMIT)
 
 
 def _utc(name: str, value: datetime) -> datetime:
+    if type(value) is datetime and value.tzinfo is UTC:
+        return value
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidSignal(name, value, _TIME_LIMIT)
     try:

@@ -18,14 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 from multidict import CIMultiDict
 
 import riskbatch as rb
+from benchmarks.table import ROUNDS, Row, in_turns, show
 from riskbatch.stores import admin, sqlite_file
 from riskbatch.wire import Request, Response
 
@@ -110,17 +111,17 @@ async def of_client(path: Path, synchronous: str, each: int) -> float:
         return await rate(riskbatch.enqueue, signals, each)
 
 
-def throughput(rounds: int, each: int) -> None:
-    print(f"acknowledged signals a second, {PRODUCERS:,} producers, median of {rounds} rounds in turns")
-    print(f"{'synchronous':12}{'sketch':>10}{'riskbatch':>11}{'ratio':>7}")
+def rows(rounds: int = ROUNDS, each: int = 100) -> Iterator[Row]:
     for synchronous in ("FULL", "NORMAL"):
-        rates: dict[object, list[float]] = {of_sketch: [], of_client: []}
-        for _ in range(rounds):
-            for measure, found in rates.items():
-                with tempfile.TemporaryDirectory() as folder:
-                    found.append(asyncio.run(measure(Path(folder) / "signals.db", synchronous, each)))
-        sketch, ours = (median(found) for found in rates.values())
-        print(f"{synchronous:12}{sketch:>10,.0f}{ours:>11,.0f}{ours / sketch:>7.2f}", flush=True)
+
+        def in_a_folder(measure: Callable[..., Awaitable[float]], synchronous: str = synchronous) -> float:
+            with tempfile.TemporaryDirectory() as folder:
+                return asyncio.run(measure(Path(folder) / "signals.db", synchronous, each))
+
+        ways = {"ours": partial(in_a_folder, of_client), "sketch": partial(in_a_folder, of_sketch)}
+        ours, sketch = in_turns(ways, rounds).values()
+        what = f"enqueues/s on disk, {PRODUCERS:,} producers, {synchronous}"
+        yield Row(what, f"{ours:,.0f}", f"a sketch over sqlite3: {sketch:,.0f}", ours / sketch)
 
 
 # -- a million
@@ -182,7 +183,7 @@ def million(path: Path, count: int) -> None:
 def main(rounds: int, each: int, waiting: int) -> None:
     with tempfile.TemporaryDirectory() as folder:  # first, while the process has never been larger
         million(Path(os.path.realpath(folder)) / "signals.db", waiting)
-    throughput(rounds, each)
+    show(rows(rounds, each))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from .wire import MAX_EVENTS
 _PATIENCE = 15  # batches that may pass suspects over: half a window's
 _HIGH = RiskLevel.HIGH
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
+_LOWEST_FIRST = tuple(reversed(RiskLevel))
 _IP_SHARDS = 256  # growing one hash table to a million entries would stop the event loop for some 30 ms
 _RUN = 512  # receipts; a list of so many is shifted in some 0.1 µs
 _BUCKETS = 16  # sets a second of expiry, for the same reason
@@ -383,7 +384,7 @@ class Prioritizer:
 
         It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
         """
-        for level in reversed(RiskLevel):
+        for level in _LOWEST_FIRST:
             if _RANK[level] < _RANK[newcomer]:
                 return None
             victim = self._oldest(level)

@@ -395,7 +395,9 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        self._check(signal)
+        if self._refusal is not None or type(signal) is not RiskSignal:
+            self._check(signal)
+        self._home.check()
         return self._queue.admit_at_once(signal) or await self._queue.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
@@ -475,8 +477,7 @@ class Client:
         if self._refusal is not None:
             raise ClientClosed(self._refusal)
         self._home.check()
-        if type(signal) is not RiskSignal:  # which saves a call for all but subclasses and mistakes
-            _check_signal(signal)
+        _check_signal(signal)
 
     def _check_open(self) -> None:
         if self._life is None:

@@ -173,18 +173,27 @@ class Prioritizer:
 
     def admit(self, receipt: Receipt) -> Receipt | None:
         """Add a new *receipt*; return the one that it supersedes, for the caller to settle."""
-        self.size += 1
-        level = receipt.signal.risk_level
         superseded = None
         if self._by_ip is None:
-            self.lanes[level].append(receipt)
+            self.append(receipt)
         else:
             superseded = self._coalesce(receipt)
+            self.size += 1
+            if receipt.signal.risk_level is _HIGH:
+                self._note_high(receipt)
         if receipt.deadline is not None:
             self._watch(receipt, receipt.deadline)
+        return superseded
+
+    def append(self, receipt: Receipt) -> int:
+        """Add a new *receipt*, when not coalescing; not for its deadline. Return how long its lane is then."""
+        self.size += 1
+        level = receipt.signal.risk_level
         if level is _HIGH:
             self._note_high(receipt)
-        return superseded
+        lane = self.lanes[level]
+        lane.append(receipt)
+        return lane.size
 
     def admit_all(self, receipts: list[Receipt]) -> None:
         """Add new *receipts*, at most some hundred; not while coalescing."""

@@ -120,10 +120,21 @@ class Queue:
         return self._admit(signal)
 
     def admit_at_once(self, signal: RiskSignal) -> Receipt | None:
-        """Admit *signal* if there is room; `None` if one must wait, or be told why not."""
-        if self._closed is None and self._capacity - self._prioritizer.size - self.in_flight - self._promised > 0:
+        """
+        Admit *signal* if there is room; `None` if one must wait, or be told why not.
+
+        Most signals come in here and have neither an expiry nor a predecessor, so it looks at nothing else.
+        """
+        prioritizer = self._prioritizer
+        if self._closed is not None or self._capacity - prioritizer.size - self.in_flight - self._promised <= 0:
+            return None
+        if self._coalesce or signal.expires_at is not None:
             return self._admit(signal)
-        return None
+        self.admitted = number = self.admitted + 1
+        receipt = Receipt(signal, number, self._loop.time(), None, self._loop)
+        if prioritizer.append(receipt) <= self._payload:
+            self._wake_for(signal.risk_level)
+        return receipt
 
     def _admit_by_shedding(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         victim = self._prioritizer.shed(signal.risk_level)
@@ -220,26 +231,28 @@ class Queue:
             if receipt.deadline <= receipt.admitted_at:
                 self._end([receipt], lambda _: Expired())
                 return receipt
-            if self.overdue_at(receipt.admitted_at) == math.inf:
+            if self.overdue_at(receipt.admitted_at) == math.inf:  # the first that can expire
                 self.wake()
         superseded = self._prioritizer.admit(receipt)
-        size = self._prioritizer.lanes[signal.risk_level].size
-        # The sender's plan changes with the first signal of a level, with each that may fill a payload, and with the
-        # first that can expire.
-        if size <= self._payload and (size == 1 or not size % MAX_EVENTS or not self._prioritizer.size % MAX_EVENTS):
-            self.wake()
+        self._wake_for(signal.risk_level)
         if superseded is not None:
             self._end([superseded], lambda old: Superseded(signal, old.may_have_arrived))
         return receipt
 
+    def _wake_for(self, newcomer: RiskLevel) -> None:
+        """Wake the sender if its plan changes: with the first of a level, and with each that may fill a payload."""
+        size = self._prioritizer.lanes[newcomer].size
+        if size <= self._payload and (size == 1 or not size % MAX_EVENTS or not self._prioritizer.size % MAX_EVENTS):
+            self.wake()
+
     def _admit_all(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
         """Admit *signals*, for which there is room, when not coalescing."""
         now, loop, number = self._loop.time(), self._loop, self.admitted
-        receipts = [Receipt(signal, number, now, None, loop) for number, signal in enumerate(signals, number + 1)]
+        receipts = [
+            Receipt(signal, number, now, None if (end := signal.expires_at) is None else _deadline(end, now), loop)
+            for number, signal in enumerate(signals, number + 1)
+        ]
         self.admitted += len(receipts)
-        for receipt in receipts:
-            if receipt.signal.expires_at is not None:
-                receipt.deadline = _deadline(receipt.signal.expires_at, now)
         late = {receipt: None for receipt in receipts if receipt.deadline is not None and receipt.deadline <= now}
         self._prioritizer.admit_all([receipt for receipt in receipts if receipt not in late] if late else receipts)
         self.wake()

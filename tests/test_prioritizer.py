@@ -1,6 +1,7 @@
 """The order of waiting, against a plain model: lists, sorted in the obvious way."""
 
 import math
+import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import count, islice
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from riskbatch.batcher import Batch, split
-from riskbatch.prioritizer import Demand, Prioritizer
+from riskbatch.prioritizer import Demand, Lane, Prioritizer
 from riskbatch.receipts import Accepted, Receipt
 from riskbatch.signals import RiskLevel, RiskSignal
 from riskbatch.wire import MAX_EVENTS
@@ -475,6 +476,44 @@ def test_everything_gives_each_waiting_receipt_once():
     assert rest[:2] == [suspected, low]
     assert set(rest[2:]) == set(expired[1:])
     assert is_empty(prioritizer)
+
+
+# -- lanes
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lane_is_in_order_whatever_comes_and_goes_in_its_middle(seed, monkeypatch):
+    """Runs are filled, split and dropped; what is read is always the waiting ones in the order of their places."""
+    monkeypatch.setattr("riskbatch.prioritizer._RUN", 4)
+    rng = random.Random(seed)
+    lane, model, out = Lane(), [], []
+    for _ in range(2000):
+        what = rng.choice(["append", "extend", "merge", "remove", "remove", "replace", "absent"])
+        new = [receipt() for _ in range(rng.randint(1, 6))]
+        if what == "append":
+            lane.append(new[0])
+            model.append(new[0])
+        elif what == "extend":
+            lane.extend(new)
+            model += new
+        elif what == "merge":
+            back = [out.pop(rng.randrange(len(out))) for _ in range(min(len(out), rng.randint(0, 12)))]
+            lane.merge(back)
+            model = sorted(model + back, key=lambda each: each.place)
+        elif what == "absent" and out:
+            lane.remove(rng.choice(out))
+            assert not lane.replace(rng.choice(out), new[0])
+        elif what == "remove" and model:
+            out.append(model.pop(rng.choice([0, rng.randrange(len(model))])))
+            lane.remove(out[-1])
+        elif what == "replace" and model:
+            index = rng.randrange(len(model))
+            new[0].place = model[index].place
+            assert lane.replace(model[index], new[0])
+            model[index] = new[0]
+        assert list(lane) == model
+        assert (lane.size, lane.first) == (len(model), model[0] if model else None)
+        assert all(lane._runs) or lane._runs == [[]]
 
 
 # -- costs, counted in steps

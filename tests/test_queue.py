@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 import riskbatch as rb
 from riskbatch import queue as queue_module
 from riskbatch.emulator import Fault
+from riskbatch.prioritizer import Prioritizer
 
 
 class Gate(FakeOrg):
@@ -58,6 +60,44 @@ async def test_wait_lets_in_as_room_appears_and_high_before_low():
         await asyncio.gather(*waiting)
     assert order == [33, 34, 31, 30, 32]
     assert c.statistics().accepted == 25
+
+
+async def test_many_come_in_as_one_by_one():
+    """`enqueue_many` is `enqueue` for each: the same numbers, order, expiries, outcomes and times of the last HIGHs."""
+    coming = [
+        signal(n, ("LOW", "HIGH", "MEDIUM")[n * n % 7 % 3], expires_at=(None, soon(-1), soon(3600 + n))[n % 11 % 3])
+        for n in range(1000)
+    ]
+    found = []
+    for many in (False, True):
+        prioritizer = Prioritizer()
+        queue = queue_module.Queue(prioritizer, capacity=1000, when_full="reject")
+        receipts = await queue.admit_many(coming) if many else [queue.admit_nowait(each) for each in coming]
+        waiting = [[each.number for each in lane] for lane in prioritizer.lanes.values()]
+        found.append(([(each.number, each.outcome) for each in receipts], waiting, prioritizer.demand(), queue.settled))
+        assert [each.signal for each in receipts] == coming
+        assert queue.waiting == sum(map(len, waiting)) == 1000 - queue.settled[rb.Expired]
+        assert (
+            sum(map(len, prioritizer._expiring.values()))
+            == sum(each.deadline is not None for each in receipts) - (queue.settled[rb.Expired])
+        )
+    assert found[0] == found[1]
+    assert found[0][3][rb.Expired] > 100
+
+
+async def test_a_hook_that_enqueues_in_the_middle_of_many_finds_the_true_room():
+    """What has expired before it came takes no place, and the hook may fill it, but never more than the capacity."""
+    most = []
+
+    def refill(receipt):
+        with suppress(rb.QueueFull):
+            c.enqueue_nowait(signal(100, "HIGH"))
+        most.append(c.statistics().waiting + c.statistics().in_flight)
+
+    async with client(Gate(), capacity=10, when_full="reject", on_settled=refill, close_timeout=0) as c:
+        await c.enqueue_many([signal(n, expires_at=soon(-1) if n % 5 < 2 else None) for n in range(10)])
+        assert max(most) == 10
+        assert c.statistics().expired == 4
 
 
 async def test_wait_has_a_time_limit_of_the_callers_choice():

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
 from multiprocessing import get_context
 from statistics import median
 from typing import TypeVar
@@ -47,6 +48,15 @@ def apart(measure: Callable[..., T], *arguments: object) -> T:
     """Return what *measure* finds in a process of its own, where no memory was used before."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(measure, *arguments).result()
+
+
+def rows_of(module: str) -> list[Row]:
+    """Return the rows that a *module* of this package has, if it has any."""
+    try:
+        rows = getattr(import_module(f"benchmarks.{module}"), "rows", tuple)
+    except ImportError as error:
+        return [missing(module, "what it imports", error)]
+    return list(rows())
 
 
 def missing(what: str, peer: str, error: ImportError, target: str = "") -> Row:

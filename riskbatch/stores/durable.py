@@ -25,7 +25,8 @@ from . import Backlog, Store, Stored
 
 logger = logging.getLogger("riskbatch")
 
-CHUNK = 500  # signals loaded, or written by enqueue_many, at once: some 2 ms of the event loop
+CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
+_MANY = 500  # signals that enqueue_many writes at once
 LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
 CROWD = 256  # signals written together; the rest of a crowd goes next, and so wakes in another turn of the loop
 _RETRY = 1.0  # seconds after a store could not be read
@@ -282,7 +283,7 @@ class DurableQueue(Queue):
         receipts: list[Receipt] = []
         try:
             while len(receipts) < len(signals):
-                chunk = signals[len(receipts) : len(receipts) + CHUNK]
+                chunk = signals[len(receipts) : len(receipts) + _MANY]
                 if self._all_cold:
                     await self._warm_up(chunk)
                 self._check_open()

@@ -1,6 +1,7 @@
 """One row for one comparison, peers in turns with ours, and the table of all rows."""
 
 import gc
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
@@ -9,6 +10,8 @@ from statistics import median
 from typing import TypeVar
 
 from attrs import frozen
+
+logging.getLogger("riskbatch").setLevel(logging.ERROR)  # what waits at the end is abandoned; that is no news
 
 ROUNDS = 5
 T = TypeVar("T")

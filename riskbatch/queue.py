@@ -27,7 +27,7 @@ logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 SLICE = 200  # receipts dealt with between two turns of the event loop: 1 ms, or 2 if each sheds another
-_EXPIRING = SLICE // 2  # they expire in no order, so that the last of a million leave much memory at once
+_EXPIRING = SLICE // 4  # they expire in no order, so that the last of a million leave much memory at once
 
 
 class Queue:

@@ -17,6 +17,7 @@ from .limiter import Limiter, RateLimit
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
 from .stores import SqliteStore, Store
+from .stores.valkey import FleetStatistics, ValkeyStore
 
 __all__ = [
     "Abandoned",
@@ -27,6 +28,7 @@ __all__ = [
     "ClientClosed",
     "ConfigurationError",
     "Expired",
+    "FleetStatistics",
     "InvalidSignal",
     "Limiter",
     "Outcome",
@@ -45,6 +47,7 @@ __all__ = [
     "Store",
     "StoreError",
     "Superseded",
+    "ValkeyStore",
     "WrongLoop",
     "parse_signals",
 ]

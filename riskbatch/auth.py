@@ -245,7 +245,7 @@ def _scopes(given: Iterable[str]) -> tuple[str, ...]:
     return scopes
 
 
-_JWT = re.compile(r"eyJ[\w-]*(\.[\w-]*)*", re.ASCII)
+_JWT = re.compile(r"(?<![\w-])eyJ[\w-]*(\.[\w-]*)*", re.ASCII)  # not in the middle of a request's id
 _PIECE = 12  # characters of a secret that are too many to show
 _REDACTED = "[redacted]"
 

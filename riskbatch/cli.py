@@ -25,6 +25,8 @@ from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted,
 
 if TYPE_CHECKING:
     from .stores.admin import FileStatistics
+    from .stores.fleet_admin import Shared
+    from .stores.sqlite_file import Entry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("providers", help="list, create or change who may send, and what Okta does with it")
     )
     _add_doctor(commands.add_parser("doctor", help="is all in order for sending? if not, what must be mended"))
-    _add_queue(commands.add_parser("queue", help="look at, move or mend what waits in a store's file"))
+    _add_queue(commands.add_parser("queue", help="look at, move or mend what waits in a store"))
     return parser
 
 
@@ -278,20 +280,23 @@ def _add_queue(parser: argparse.ArgumentParser) -> None:
     _explain(
         parser,
         """\
-What waits in the file of a SqliteStore. Looking is allowed while a client has the
-file; import and drop are refused then.""",
+What waits in the file of a SqliteStore, or in the queue of a fleet. Looking into a
+file is allowed while a client has it, import and drop are refused then; with a fleet
+all is allowed at any time.""",
         "riskbatch queue stats signals.db",
         "riskbatch queue ls signals.db --level HIGH",
         "riskbatch queue ls signals.db --settled               with keep_settled=...: was it sent?",
         "riskbatch queue export signals.db > backlog.jsonl",
         "riskbatch queue import other.db backlog.jsonl",
         "riskbatch queue drop signals.db --level LOW",
+        "riskbatch queue stats valkey://host:6379/0 --name acme",
     )
     parser.set_defaults(command=_queue)
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", dest="verb", required=True)
     for verb in ("stats", "ls", "export", "import", "drop"):
         each = verbs.add_parser(verb, allow_abbrev=False)
-        each.add_argument("store", metavar="STORE", help="the file")
+        each.add_argument("store", metavar="STORE", help="the file, or the URL of the fleet's engine")
+        each.add_argument("--name", help="of the fleet")
         if verb == "import":
             each.add_argument("feed", metavar="FILE", help="signals in any form that `send` reads")
         if verb in ("ls", "drop"):
@@ -447,6 +452,10 @@ def _queue(options: argparse.Namespace) -> int:
     from .stores import admin  # noqa: PLC0415 - loaded only where it is used
 
     level = rb.RiskLevel[options.level] if getattr(options, "level", None) else None
+    if options.verb == "drop" and options.row is None and level is None and not options.all:
+        raise rb.ConfigurationError("drop what? give --row, --level or --all")
+    if "://" in options.store:
+        return asyncio.run(_fleet_queue(options, level))
     if options.verb == "import":
         print(f"{counted(admin.import_signals(options.store, _recorded(options.feed)), 'signal')} imported")
     elif options.verb == "export":
@@ -458,19 +467,60 @@ def _queue(options: argparse.Namespace) -> int:
                 print(f"{ended.settled_at:%Y-%m-%dT%H:%M:%SZ} {ended.outcome:10} {_described(ended.signal)}")
     elif options.verb == "ls":
         for each in admin.ls(options.store, level):
-            may = " may have arrived" if each.may_have_arrived else ""
-            print(f"{each.row:>10} {each.enqueued_at:%Y-%m-%dT%H:%M:%SZ} {_described(each.signal)}{may}")
+            _print_waiting(each)
     elif options.verb == "drop":
-        if options.row is None and level is None and not options.all:
-            raise rb.ConfigurationError("drop what? give --row, --level or --all")
         print(f"{counted(admin.drop(options.store, row=options.row, level=level), 'signal')} dropped")
     else:
         _print_stats(admin.stats(options.store))
     return 0
 
 
+async def _fleet_queue(options: argparse.Namespace, level: rb.RiskLevel | None) -> int:
+    from .stores import fleet_admin as admin  # noqa: PLC0415 - loaded only where it is used
+
+    if options.name is None:
+        raise rb.ConfigurationError("whose queue? give --name, as the fleet's ValkeyStore has it")
+    if getattr(options, "settled", False):
+        raise rb.ConfigurationError("a fleet does not keep what is settled; its receipts and on_settled tell")
+    engine = rb.ValkeyStore(options.store, name=options.name).connect("")
+    try:
+        if options.verb == "import":
+            print(f"{counted(await admin.import_signals(engine, _recorded(options.feed)), 'signal')} imported")
+        elif options.verb == "drop":
+            print(f"{counted(await admin.drop(engine, row=options.row, level=level), 'signal')} dropped")
+        elif options.verb == "stats":
+            _print_fleet(await admin.stats(engine))
+        else:
+            async for each in admin.ls(engine, level):
+                if options.verb == "ls":
+                    _print_waiting(each, "" if each.waits == "ready" else each.waits)
+                elif each.waits != "in flight":
+                    print(json.dumps(each.signal.to_json()))
+    finally:
+        await engine.close()
+    return 0
+
+
+def _print_waiting(each: "Entry | Shared", state: str = "") -> None:
+    may = " may have arrived" if each.may_have_arrived else ""
+    came = f"{each.enqueued_at:%Y-%m-%dT%H:%M:%SZ}"
+    print(f"{each.row:>10} {came} {_described(each.signal)}{may} {state}".rstrip())
+
+
 def _described(signal: rb.RiskSignal) -> str:
     return f"{signal.risk_level.value:6} {signal.ip} {signal.message or ''}".rstrip()
+
+
+def _print_fleet(found: rb.FleetStatistics) -> None:
+    for level, count in found.ready_by_level.items():
+        print(f"{level.value:8}{count:>10,} ready")
+    held_back = found.waiting - sum(found.ready_by_level.values())
+    print(f"{found.waiting:,} wait, {held_back:,} of them held back; {found.in_flight:,} are in flight")
+    print(f"{found.admitted:,} admitted so far, {found.accepted:,} accepted, in {found.requests:,} requests")
+    wait = f", and nothing is sent for {found.held_after:.0f} s" if found.held_after else ""
+    print(f"{found.permits} of {found.limit} permits are free{wait}")
+    for replica, count in sorted(found.replicas.items()):
+        print(f"{replica} has {counted(count, 'signal')} in flight")
 
 
 def _print_stats(found: "FileStatistics") -> None:

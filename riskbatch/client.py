@@ -32,6 +32,9 @@ from .sender import Sender
 from .signals import RiskLevel, RiskSignal
 from .stores import Store
 from .stores.durable import DurableQueue
+from .stores.fleet import FleetQueue
+from .stores.replica import Replica
+from .stores.valkey import FleetStatistics, ValkeyStore
 from .threads import Answer, runs_here
 from .transport import Around, Transport, open_session, over, through
 from .wire import MAX_SUBJECTS, PATH
@@ -75,6 +78,8 @@ class Statistics:
         paused: Whether nothing but single probes is sent until somebody mends the `trouble`.
         resumes_after: Seconds until the next try while there is trouble or the server said to wait; 0.0 otherwise.
         hook_errors: Times `on_settled` raised.
+        fleet: What all replicas do together, with a `ValkeyStore`; all the rest is of this client alone, except for
+            *limit* and *permits*, which they share.
     """
 
     admitted: int = 0
@@ -99,6 +104,7 @@ class Statistics:
     paused: bool = False
     resumes_after: float = 0.0
     hook_errors: int = 0
+    fleet: FleetStatistics | None = None
 
     @property
     def settled(self) -> int:
@@ -147,7 +153,7 @@ class Client:
         *,
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
-        store: Store | None = None,
+        store: Store | ValkeyStore | None = None,
         capacity: int = 100_000,
         when_full: WhenFull = "wait",
         linger: float | Mapping[RiskLevel, float] | None = None,
@@ -174,7 +180,7 @@ class Client:
             raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
         if not isinstance(auth, Auth):
             raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken or a ServiceApp")
-        if not isinstance(store, Store | None):
+        if not isinstance(store, Store | ValkeyStore | None):
             raise ConfigurationError(f"store is a {type(store).__name__}; it must be a Store, such as a SqliteStore")
         self._auth = auth
         self._store = store
@@ -230,7 +236,8 @@ class Client:
             session = self._session or (own_session := open_session())
             transport = over(session)
         transport = through(self._around, transport)
-        self._sender = Sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
+        make_sender = Replica if isinstance(self._queue, FleetQueue) else Sender
+        self._sender = make_sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
         self._refusal = None
         self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
@@ -240,24 +247,21 @@ class Client:
         return self
 
     async def _open_queue(self) -> Queue:
-        prioritizer = Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce)
-        make = Queue if self._store is None else partial(DurableQueue, self._store)
-        queue = make(
-            prioritizer,
+        queue = self._make_queue()(
+            Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce),
             capacity=self._capacity,
             when_full=self._when_full,
             coalesce=self._coalesce,
             on_settled=self._on_settled,
             watchers=self._watchers,
         )
-        if isinstance(queue, DurableQueue) and self._store is not None:
-            backlog = await self._store.open(by_address=self._coalesce)
-            try:
-                await queue.recover(backlog)
-            except BaseException:
-                await queue.finish()
-                raise
+        await queue.open()
         return queue
+
+    def _make_queue(self) -> Callable[..., Queue]:
+        if isinstance(self._store, ValkeyStore):
+            return partial(FleetQueue, self._store, self._limiter, self._org)
+        return Queue if self._store is None else partial(DurableQueue, self._store)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -294,16 +298,14 @@ class Client:
     async def _end(self, reason: str, own_session: aiohttp.ClientSession | None) -> None:
         self._queue.close(reason)
         self._inbox.abort(reason)
-        if isinstance(self._queue, DurableQueue):
-            await self._queue.written()
+        await self._queue.written()
         await self._inbox.finish()
         with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
             while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                 await asyncio.sleep(0)
         while self._queue.abandon(reason):
             pass
-        if isinstance(self._queue, DurableQueue):
-            await self._queue.finish()
+        await self._queue.finish()
         if own_session is not None:
             await own_session.close()
         self._say_closed(reason)
@@ -328,8 +330,7 @@ class Client:
         self._sender.journal.close()
         while self._queue.abandon(reason):
             pass
-        if self._store is not None:
-            self._store.abort()
+        self._queue.abort()
         if own_session is not None and not own_session.closed:
             own_session.detach()  # it has no connection yet
 
@@ -532,11 +533,12 @@ class Client:
         if self._life is None:
             limit = self._limiter.window.limit
             return Statistics(limit=limit, permits=limit)
-        queue, sender, window = self._queue, self._sender, self._limiter.window
+        queue, sender = self._queue, self._sender
         now = self._loop.time()
         oldest = min((since for since in queue.oldest_by_level().values()), default=now)
         trouble = sender.current_trouble()
-        resumes_at = max(self._limiter.held_until, trouble.until if trouble else now)
+        limit, permits, held_until = sender.budget(now)
+        resumes_at = max(held_until, trouble.until if trouble else now)
         return Statistics(
             admitted=queue.admitted,
             accepted=queue.settled[Accepted],
@@ -554,12 +556,13 @@ class Client:
             requests=sender.counts.requests,
             requests_in_flight=sender.counts.requests_in_flight,
             rate_limited=sender.counts.rate_limited,
-            limit=window.limit,
-            permits=max(0, window.free(now)),
+            limit=limit,
+            permits=permits,
             trouble=trouble.reason if trouble else None,
             paused=trouble is not None and trouble.denied,
             resumes_after=max(0.0, resumes_at - now),
             hook_errors=queue.hook_errors,
+            fleet=queue.fleet if isinstance(queue, FleetQueue) else None,
         )
 
     def statistics_threadsafe(self, timeout: float = 1.0) -> Statistics:

@@ -157,8 +157,8 @@ class Limiter:
         self.paced_at = -math.inf  # when the bucket will have room
         self.others_after = 0.0  # seconds later, for a request without HIGH
         self._pace = AsyncLimiter(1, rate.period / rate.requests)
-        self._reserve = reserve
-        self._linger = _by_level(linger)
+        self.reserve = reserve
+        self.linger = _by_level(linger)
         self._watchers: set[Callable[[], None]] = set()
 
     def watch(self, watcher: Callable[[], None]) -> None:
@@ -191,7 +191,7 @@ class Limiter:
         return at
 
     def _kept(self) -> int:
-        return min(self._reserve, self.window.limit // 2)
+        return min(self.reserve, self.window.limit // 2)
 
     def _paced_at(self, now: float, demand: Demand) -> float:
         """
@@ -214,8 +214,8 @@ class Limiter:
 
     def _lingers_until(self, demand: Demand) -> float:
         return min(
-            demand.medium_since + self._linger[RiskLevel.MEDIUM],
-            demand.low_since + self._linger[RiskLevel.LOW],
+            demand.medium_since + self.linger[RiskLevel.MEDIUM],
+            demand.low_since + self.linger[RiskLevel.LOW],
         )
 
     def has_room(self, now: float) -> bool:

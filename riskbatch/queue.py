@@ -319,6 +319,9 @@ class Queue:
         self.in_flight -= sum(len(group) for group in groups)
         self._settle_superseded(self._prioritizer.suspect(groups, ready_at))
 
+    def answered(self, batch: Batch) -> None:
+        """Note that the request with *batch* has ended, and what became of its signals is said; here nobody asks."""
+
     def _settle_superseded(self, receipts: list[Receipt]) -> None:
         newer = self._prioritizer.waiting_for
         self._end(receipts, lambda old: Superseded(newer(old.signal.ip).signal, old.may_have_arrived))
@@ -374,6 +377,18 @@ class Queue:
             self._hooks_failed_last = True
         else:
             self._hooks_failed_last = False
+
+    async def open(self) -> None:
+        """Get ready to admit; here it is at once."""
+
+    def abort(self) -> None:
+        """Begin to `finish` without waiting, where nothing can be awaited any more."""
+
+    async def written(self) -> None:
+        """Wait until no admission is being written any more, whoever cancels; here nothing is written."""
+
+    async def finish(self) -> None:
+        """Give up what the queue holds on to, whoever cancels; here it is nothing."""
 
     # -- flush and close
 

@@ -27,11 +27,11 @@ from .signals import RiskLevel
 from .transport import HEADERS, Transport, Unanswered
 from .wire import (
     PATH,
+    Budget,
     Denied,
     RateLimited,
     Refused,
     Request,
-    Response,
     Taken,
     TooConcurrent,
     Unavailable,
@@ -188,6 +188,11 @@ class Sender:
             failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until, 0.0
         )
 
+    def budget(self, now: float) -> tuple[int, int, float]:
+        """Return the limit of a window, the permits that are free, and until when the server holds everything."""
+        window = self._limiter.window
+        return window.limit, max(0, window.free(now)), self._limiter.held_until
+
     def _next_at(self, now: float, demand: Demand) -> float:
         if not self._credentials.usable(now):
             return math.inf if self._renewal.under_way else self._renewal.next_at()
@@ -212,26 +217,31 @@ class Sender:
         batch = self._queue.take(now)
         if batch.receipts:
             await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
-            self.counts.requests += 1
-            self.counts.requests_in_flight += 1
-            submission = submissions.create_task(self._submit(batch, now))
-            # Not a `finally` in _submit, which a task that is cancelled before its first step never enters.
-            submission.add_done_callback(lambda done: self._give_up(batch) if done.cancelled() else None)
+            self._launch(batch, submissions, now)
+
+    def _launch(self, batch: Batch, submissions: asyncio.TaskGroup, now: float) -> None:
+        self.counts.requests += 1
+        self.counts.requests_in_flight += 1
+        submission = submissions.create_task(self._submit(batch, now))
+        # Not a `finally` in _submit, which a task that is cancelled before its first step never enters.
+        submission.add_done_callback(lambda done: self._give_up(batch) if done.cancelled() else None)
 
     async def _submit(self, batch: Batch, departed_at: float) -> None:
         verdict = await self._ask(batch)
-        now = self._loop.time()
-        self._limiter.answered(now)
-        self.counts.requests_in_flight -= 1
-        self._act(batch, verdict, departed_at, now)
+        self._return_permit()
+        self._act(batch, verdict, departed_at, self._loop.time())
+        self._queue.answered(batch)
         self._queue.wake()
 
     def _give_up(self, batch: Batch) -> None:
         """Take back what rode in a request that was cancelled: the client ends, or somebody cancelled it alone."""
-        now = self._loop.time()
-        self._limiter.answered(now)
+        self._return_permit()
+        self._act_unanswered(batch, self._loop.time() + self._first_backoff, may_have_arrived=True)
+        self._queue.answered(batch)
+
+    def _return_permit(self) -> None:
         self.counts.requests_in_flight -= 1
-        self._act_unanswered(batch, now + self._first_backoff, may_have_arrived=True)
+        self._limiter.answered(self._loop.time())
 
     async def _ask(self, batch: Batch) -> Verdict | Challenged:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
@@ -241,7 +251,7 @@ class Sender:
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)
-            self._learn_budget(response, refused=isinstance(verdict, RateLimited))
+            self._learn_budget(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
             return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
@@ -254,9 +264,10 @@ class Sender:
                 )
             return Unavailable(reason, may_have_arrived=True)
 
-    def _learn_budget(self, response: Response, *, refused: bool) -> None:
+    def _learn_budget(self, _: Batch, said: list[Budget], *, refused: bool) -> None:
+        """Adopt what the answer to a batch says of the budget."""
         now, limit, held_until = self._loop.time(), self._limiter.window.limit, self._limiter.held_until
-        self._limiter.learn(budgets(response.headers), now, refused=refused)
+        self._limiter.learn(said, now, refused=refused)
         if self._limiter.window.limit != limit:
             self._say_limit(limit)
         if self._limiter.held_until > max(now, held_until):

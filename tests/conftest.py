@@ -1,9 +1,13 @@
 """A virtual clock by default: minutes are free, and a test that would hang fails at once."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import async_solipsism
+import pytest
+import valkey
+from local_engine import LocalEngine
 
 WIRE = Path(__file__).parent / "wire"
 
@@ -13,3 +17,15 @@ def pytest_asyncio_loop_factories(config, item):
     if WIRE in item.path.parents:
         return {"real": asyncio.new_event_loop}
     return {"virtual": async_solipsism.EventLoop}
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    """A client of a real Valkey: the one at RISKBATCH_TEST_VALKEY (it will be emptied), or one that is started here."""
+    if url := os.environ.get("RISKBATCH_TEST_VALKEY"):
+        yield valkey.Valkey.from_url(url)
+        return
+    server = LocalEngine(tmp_path_factory.mktemp("valkey"), appendfsync="no")
+    server.start()
+    yield server.client()
+    server.kill()

@@ -79,6 +79,20 @@ class DurableQueue(Queue):
 
     # -- what was left
 
+    async def open(self) -> None:
+        """
+        Own the store, and admit what it holds.
+
+        Raises:
+            StoreError: It cannot be had.
+        """
+        backlog = await self._store.open(by_address=self._coalesce)
+        try:
+            await self.recover(backlog)
+        except BaseException:
+            await self.finish()
+            raise
+
     async def recover(self, backlog: Backlog) -> None:
         """Admit what the store holds; the oldest of each level are loaded before this returns."""
         self._newest = backlog.newest
@@ -440,6 +454,10 @@ class DurableQueue(Queue):
         for _ in range(2):  # those who waited for the write come first
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        """Begin to close the store."""
+        self._store.abort()
 
     async def finish(self) -> None:
         """Close the store once all is written that is owed to it, whoever cancels."""

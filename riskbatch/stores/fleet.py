@@ -1,0 +1,851 @@
+"""
+A replica's side of a fleet: its admissions into the shared queue, its share of the requests, and its receipts.
+
+One task talks to the engine, one call at a time, so that no cancellation cuts a call in two; others leave with it what
+they want and wait. If the engine is away it tries again, and begins by telling what it remembers.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import random
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import attrs
+from attrs import define, field, frozen
+
+from ..batcher import Batch
+from ..errors import ClientClosed, InvalidSignal, QueueFull, StoreError
+from ..limiter import Limiter
+from ..queue import SLICE, Queue
+from ..receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
+from ..sender import backoff
+from ..signals import RiskLevel, RiskSignal
+from ..wire import Budget
+from .valkey import Engine, EngineAway, FleetStatistics, ValkeyStore, encoded, identity
+
+logger = logging.getLogger("riskbatch")
+
+_AT_ONCE = 250  # signals a call: 1 or 2 ms of the engine's time, and of this loop's
+_WHOLE = 5_000  # signals of one `enqueue_many` that are admitted together or not at all
+_TOLERANCE = 0.05  # seconds: a permit comes back so much later, and a call may come so much late
+_MOST_TOLERANCE = 1.0  # seconds, for an engine that is always late
+_MOST_BACKOFF = 2.0  # seconds between two tries to reach the engine
+
+
+class _Untimely(Exception):  # noqa: N818 - it passes
+    """A call was not carried out, because it came late or the engine's clock was stepped."""
+
+
+@frozen
+class Terms:
+    """
+    On what terms a replica would send now.
+
+    Attributes:
+        sending: Whether at all; otherwise it only looks what there is to know.
+        express: Whether a payload full of HIGH may leave before the pace.
+        high_after: Seconds until a request with a HIGH may leave.
+        others_after: The same for all others.
+        draining: The replica ends. If it is the last, nothing is gained by pace or reserve.
+    """
+
+    sending: bool = True
+    express: bool = True
+    high_after: float = 0.0
+    others_after: float = 0.0
+    draining: bool = False
+
+
+class Claim(Batch):
+    """
+    What one request of this replica carries, under a lease.
+
+    Attributes:
+        name: Of the claim, and of its permit.
+        give_up_at: When the lease may end, on the loop clock: the request must be given up before.
+        timeout: What gives it up, once it is under way.
+        unsent: No request was made, so that the permit is free again.
+        budgets: What the answer said of the budget.
+        refused: The answer was a 429 for the rate.
+        answered_at: When it ended, on the loop clock.
+        landed, back, suspects: What became of its signals, as the script wants it.
+    """
+
+    def __init__(self, subjects_per_event: int, name: str, give_up_at: float) -> None:
+        super().__init__(subjects_per_event)
+        self.name = name
+        self.give_up_at = give_up_at
+        self.timeout: asyncio.Timeout | None = None
+        self.unsent = False
+        self.budgets: list[Budget] = []
+        self.refused = False
+        self.answered_at = 0.0
+        self.landed: list[dict[str, object]] = []
+        self.back: list[dict[str, object]] = []
+        self.suspects: list[dict[str, object]] = []
+
+    def keep_unsent(self) -> None:
+        """Note that no request is made of it."""
+        self.unsent = True
+        for receipt in self.receipts:
+            receipt.attempts -= 1
+
+    def renew(self, give_up_at: float) -> None:
+        """Keep it until *give_up_at*."""
+        self.give_up_at = give_up_at
+        if self.timeout is not None and not self.timeout.expired():
+            self.timeout.reschedule(give_up_at)
+
+    def answer(self) -> dict[str, object]:
+        """Return what the script is told of the end."""
+        return {
+            "claim": self.name,
+            "unsent": self.unsent,
+            "budgets": [_budget(budget) for budget in self.budgets],
+            "refused": self.refused,
+            "landed": self.landed,
+            "back": self.back,
+            "suspects": self.suspects,
+            "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.receipts},
+        }
+
+
+@frozen
+class Look:
+    """
+    What a look at the shared queue found.
+
+    Attributes:
+        claim: What to send now, if anything.
+        again_after: Seconds until something may change by itself.
+        next_after: Seconds until this replica could send, as it stands; infinity if there is nothing.
+    """
+
+    claim: Claim | None
+    again_after: float
+    next_after: float
+
+
+@define(eq=False)
+class _Add:
+    """Signals on their way to the engine, for one caller."""
+
+    signals: list[RiskSignal]
+    alone: bool  # `enqueue`, of which a cancellation leaves nothing behind
+    done: asyncio.Future[None]
+    gone: asyncio.Future[None]  # the caller was cancelled, and they are out again
+    receipts: list[Receipt] = field(factory=list)
+    tried: bool = False  # the engine had no room for all of them
+    withdrawn: bool = False
+
+    @property
+    def level(self) -> RiskLevel:
+        return self.signals[0].risk_level
+
+
+class FleetQueue(Queue):
+    """
+    Every unsettled signal that this replica admitted; they wait in the engine, among those of all replicas.
+
+    Args:
+        store: Where the engine is.
+        limiter: The budget, and the rules that the script shall keep.
+        org: The org's URL.
+        args, kwargs: As of `Queue`.
+    """
+
+    def __init__(self, store: ValkeyStore, limiter: Limiter, org: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._engine: Engine = store.connect(org)
+        self._lease = store.lease
+        self._buffer = store.buffer
+        self._subjects = self._prioritizer.subjects_per_event
+        self._replica = identity()
+        rate = limiter.window.rate
+        self._common = {
+            "replica": self._replica,
+            "rate": {"requests": rate.requests, "period": _milliseconds(rate.period + _TOLERANCE)},
+            "lease": _milliseconds(self._lease),
+            "coalesce": self._coalesce,
+        }
+        self._rules = {
+            "reserve": limiter.reserve,
+            "linger": {level.value: _milliseconds(seconds) for level, seconds in limiter.linger.items()},
+            "subjects": self._subjects,
+        }
+        self._period = rate.period + _TOLERANCE
+        self._own: dict[int, Receipt] = {}  # unsettled, by id, the oldest first
+        self._unsettled = dict.fromkeys(RiskLevel, 0)  # the same, counted
+        self._flying: set[int] = set()  # those of them that are in a claim of ours
+        self._pending: dict[RiskLevel, deque[_Add]] = {level: deque() for level in RiskLevel}
+        self._adding: list[_Add] = []  # in the call that is under way, or must be repeated
+        self._buffered = 0  # signals in these two
+        self._number = 0  # of that call: the engine recognizes a repeated one
+        self._full = False
+        self._withdrawals: deque[tuple[list[str], asyncio.Future[None]]] = deque()
+        self._claims: dict[str, Claim] = {}
+        self._claim_of: dict[Receipt, Claim] = {}
+        self._claimed = 0
+        self._answers: deque[Claim] = deque()
+        self._permits: deque[tuple[str, float]] = deque()  # of answered requests, and when that was
+        self._look: tuple[Terms, asyncio.Future[Look]] | None = None
+        self._news = False
+        self._epoch: str | None = None
+        self._called = self._answered = 0  # calls: that were made; the last that was answered
+        self._untimely = 0  # calls in a row that came too late to be carried out
+        self._forgotten = False  # the engine does not know what it has answered
+        self._read_until = "0-0"  # in the notices
+        self._greeted = False
+        self._work = asyncio.Event()
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+        self.fleet = FleetStatistics()
+
+    # -- life
+
+    async def open(self) -> None:
+        """
+        Become a replica; an engine that is away has a lease's time to come back.
+
+        Raises:
+            StoreError: The engine cannot be reached or refuses.
+        """
+        until = self._loop.time() + self._lease
+        try:
+            while not self._greeted:
+                try:
+                    await self._hello()
+                except EngineAway as away:
+                    if self._loop.time() >= until:
+                        raise StoreError(f"the fleet cannot be joined: {away}") from None
+                    await asyncio.sleep(self._lease / 20)
+        except BaseException:
+            await self._engine.close()
+            raise
+        self._task = asyncio.create_task(self._serve(), name=f"riskbatch fleet {self._engine.name}")
+
+    async def written(self) -> None:
+        """Wait until no admission is under way any more, unless the engine is away."""
+        while self._adding and not self.fleet.away and not self._has_ended():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    def abort(self) -> None:
+        """Leave the fleet as soon as may be."""
+        self._ending = True
+        self._work.set()
+
+    async def finish(self) -> None:
+        """Tell the engine what is owed to it and leave, whoever cancels; if it is away, leave it at that."""
+        self.abort()
+        while self._task is not None and not self._task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({self._task})
+
+    # -- the one task that talks to the engine
+
+    async def _serve(self) -> None:
+        failures = 0
+        try:
+            while not self._ending or self._owes():
+                await self._work.wait()
+                try:
+                    await self._exchange()
+                    failures = 0
+                except _Untimely:
+                    self._work.set()
+                    await asyncio.sleep(_TOLERANCE / 5)
+                except (EngineAway, StoreError) as away:  # also a right that was taken away may be given again
+                    if self._ending:
+                        break
+                    failures += 1
+                    self._note_away(str(away))
+                    await asyncio.sleep(backoff(failures, 0.2, _MOST_BACKOFF, random.uniform(0.5, 1.0)))
+            if not self.fleet.away:
+                with suppress(EngineAway, StoreError, _Untimely):
+                    await self._call("bye")
+            self._refuse_all(ClientClosed(self._closed))
+        except Exception as error:
+            self._fail(error)
+        finally:
+            await self._engine.close()
+
+    def _fail(self, error: Exception) -> None:
+        """Tell everybody who waits that it will not get better."""
+        failure = StoreError(f"the fleet failed: {type(error).__name__}")
+        logger.error("the fleet of %s failed; the client is closed: %s", self._engine.name, failure, exc_info=error)
+        self.close(str(failure))
+        self._refuse_all(failure)
+
+    def _refuse_all(self, failure: Exception) -> None:
+        for add in self._adding:
+            _refuse(add.done, failure)
+            _resolve(add.gone)
+        for _, gone in self._withdrawals:
+            _resolve(gone)
+        if self._look is not None:
+            _refuse(self._look[1], failure)
+
+    def _owes(self) -> bool:
+        return bool(self._answers or self._withdrawals or self._adding)
+
+    def _note_away(self, reason: str) -> None:
+        if self.fleet.away is None:
+            logger.warning("the engine of the fleet is away, nothing is sent: %s", reason)
+        self.fleet = attrs.evolve(self.fleet, away=reason)
+        self._greeted = False
+        self._work.set()
+        for gone in [add.gone for add in self._adding] + [gone for _, gone in self._withdrawals]:
+            _resolve(gone)  # nobody waits for what may take long; it will be done
+
+    async def _exchange(self) -> None:
+        """Do what is to do, the most urgent first."""
+        self._work.clear()
+        if not self._greeted:
+            await self._hello()
+            if self.fleet.away:
+                logger.warning("the engine of the fleet answers again, after %s", self.fleet.away)
+                self.fleet = attrs.evolve(self.fleet, away=None)
+        await self._send_answers()
+        if self._adding or self._has_pending():
+            await self._admit_pending()
+        while self._withdrawals:
+            ids, gone = self._withdrawals[0]
+            await self._call("withdraw", {"ids": ids})
+            self._withdrawals.popleft()
+            _resolve(gone)
+        if self._look is not None:
+            await self._look_now(*self._look)
+        if self._answers or self._withdrawals or self._has_pending():
+            self._work.set()
+
+    def _has_pending(self) -> bool:
+        return not self._full and any(self._pending.values())
+
+    async def _call(self, step: str, given: Mapping[str, object] | None = None, signals: Sequence[str] = ()) -> Any:
+        self._called += 1
+        known = {"call": self._called, "answered": self._answered, "epoch": self._epoch or "", **self._timely()}
+        given = {name: value for name, value in {**self._common, **known, **(given or {})}.items() if value is not None}
+        reply = await self._engine.call(step, given, signals)
+        if self._engine.clock.step:
+            self._greeted = False
+            self._work.set()
+        if "untimely" in reply:
+            self._untimely += 1
+            raise _Untimely
+        self._untimely = 0
+        self._answered = self._called
+        if reply["forgot"] and self._epoch is not None:
+            self._forgotten = True
+            self._greeted = False
+            self._work.set()
+        return reply
+
+    def _timely(self) -> dict[str, object]:
+        """Return the span in which a call must be carried out, which is the wider the more often calls came late."""
+        span = self._engine.clock.span(self._loop.time())
+        if span is None:
+            return {}
+        late = min(_TOLERANCE * 2.0**self._untimely, _MOST_TOLERANCE)
+        return {"not_before": math.floor(span[0] * 1000), "not_after": math.ceil((span[1] + late) * 1000)}
+
+    # -- beginning, and beginning again
+
+    async def _hello(self) -> None:
+        correction = self._correction() if self._engine.clock.step else {}
+        told = await self._call("hello", self._introduction() | correction)
+        if self._epoch is None:
+            self._epoch, self._read_until = told["epoch"], told["last"]
+            self._warn_of(told)
+        elif self._forgotten:
+            logger.error("the engine of the fleet has lost some of its memory; it is given back what is known here")
+            self._epoch, self._read_until = told["epoch"], "0-0"
+            await self._recover(restore=True)
+            self._forgotten = False
+        elif told["first"] is not None and _order(told["first"]) > _order(self._read_until):
+            await self._recover(restore=False)
+        self._greeted = True
+
+    def _introduction(self) -> dict[str, object]:
+        now = self._loop.time()
+        answered = [(name, at + self._period - now) for name, at in self._permits]
+        out = [(name, self._period + self._lease) for name in self._claims]
+        permits = [(name, _milliseconds(after)) for name, after in (*answered, *out) if after > 0]
+        return {"new_epoch": secrets.token_hex(8), "permits": permits}
+
+    def _correction(self) -> dict[str, object]:
+        clock = self._engine.clock
+        logger.warning("the engine's clock was stepped by %.3f s; the fleet goes on as if it were not", clock.step)
+        return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
+
+    def _warn_of(self, told: Mapping[str, Any]) -> None:
+        if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
+            logger.warning(
+                "the engine of the fleet may lose signals: appendonly is %s, maxmemory-policy is %s",
+                "yes" if told["append_only"] else "no",
+                told["eviction"],
+            )
+
+    async def _recover(self, *, restore: bool) -> None:
+        """Find out what became of this replica's signals, and give an engine that lost some those back."""
+        await self._send_answers()
+        while notices := (await self._call("read", {"after": self._read_until}))["notices"]:
+            await self._settle(notices)
+        numbers = list(self._own)
+        for start in range(0, len(numbers), _AT_ONCE):
+            page = [str(number) for number in numbers[start : start + _AT_ONCE]]
+            missing = map(int, (await self._call("missing", {"ids": page}))["ids"])
+            lost = {number: self._own[number] for number in missing if number in self._own}
+            if lost and restore:  # with the same ids, so that an answer that is still to come finds them
+                signals = [encoded(receipt.signal) for receipt in lost.values()]
+                await self._call("restore", {"ids": [str(number) for number in lost]}, signals)
+            elif lost:
+                self._end_own(lost, lambda _: Abandoned("settled while this replica was away", may_have_arrived=True))
+
+    # -- the books, which are this replica's own
+
+    @property
+    def waiting(self) -> int:
+        """Signals that this replica admitted, that are not settled, and that are in none of its own requests."""
+        return len(self._own) - len(self._flying)
+
+    def waiting_by_level(self) -> dict[RiskLevel, int]:
+        """Count them by level."""
+        flying = Counter(self._own[number].signal.risk_level for number in self._flying)
+        return {level: count - flying[level] for level, count in self._unsettled.items()}
+
+    def oldest_by_level(self) -> dict[RiskLevel, float]:
+        """Return when the oldest of them was admitted, under its level."""
+        return {receipt.signal.risk_level: receipt.admitted_at for receipt in islice(self._own.values(), 1)}
+
+    def _land_again(self, numbers: Iterable[int]) -> None:
+        self._flying.difference_update(numbers)
+        self.in_flight = len(self._flying)
+
+    def _end_own(self, ended: Mapping[int, Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        for number in ended:
+            self._disown(number)
+        self._land_again(ended)
+        self._end(list(ended.values()), outcome)
+
+    def _disown(self, number: int) -> None:
+        self._unsettled[self._own.pop(number).signal.risk_level] -= 1
+
+    async def _settle(self, notices: Iterable[tuple[str, str, str, str]]) -> None:
+        """Settle those of ours that the fleet tells of."""
+        count = 0
+        for place, kind, detail, ids in notices or ():
+            self._read_until = place
+            ended = {}
+            for text in ids.split(","):
+                receipt = self._own.get(number := int(text.rstrip("!")))
+                if receipt is not None:
+                    receipt.may_have_arrived |= text.endswith("!")
+                    ended[number] = receipt
+            if ended:
+                self._full = False
+                self._end_own(ended, _outcome(kind, detail))
+            count += len(ended)
+            if count >= SLICE:
+                count = 0
+                await asyncio.sleep(0)
+
+    # -- coming in
+
+    def room(self) -> int:
+        """Return how many signals more may be on their way to the engine."""
+        return self._buffer - self._buffered - self._promised
+
+    def _has_place_for(self, signal: RiskSignal) -> bool:
+        return self.room() > 0
+
+    def admit_at_once(self, signal: RiskSignal) -> Receipt | None:
+        """Admit nothing: the engine must have it first."""
+        return None
+
+    def admit_nowait(self, signal: RiskSignal) -> Receipt:
+        """Refuse: nothing can be shared without waiting."""
+        raise StoreError("enqueue_nowait cannot wait for the store; with a store, use `await enqueue`")
+
+    async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
+        """Admit *signal* once the engine has it."""
+        return (await self._add([signal], timeout, alone=True))[0]
+
+    async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals* in their order, some hundred in one call."""
+        size = _WHOLE if self._when_full == "reject" else _AT_ONCE
+        receipts: list[Receipt] = []
+        for start in range(0, len(signals), size):
+            receipts += await self._add(list(signals[start : start + size]), None, alone=False)
+        return receipts
+
+    async def _add(self, signals: list[RiskSignal], timeout: float | None, *, alone: bool) -> list[Receipt]:
+        deadline = None if timeout is None else self._loop.time() + timeout
+        add = _Add(signals, alone, self._loop.create_future(), self._loop.create_future())
+        await self._find_place(add, timeout)
+        if not add.done.done():
+            self._buffered += len(signals)
+            self._pending[add.level].append(add)
+            self._work.set()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await asyncio.shield(add.done)
+            # *timeout* is for room, not for the way there.
+            while not (add.done.done() or add.tried or self.fleet.away or self._has_ended()):  # noqa: ASYNC110 - rare
+                await asyncio.sleep(_TOLERANCE / 5)
+        except BaseException:
+            await self._withdraw(add)
+            raise
+        if not add.done.done():
+            await self._withdraw(add)
+            raise self._late(timeout)
+        add.done.result()
+        return add.receipts
+
+    def _late(self, timeout: float | None) -> Exception:
+        if self.fleet.away:
+            return StoreError(f"the engine did not answer within {timeout} s: {self.fleet.away}")
+        return QueueFull(f"no room came within {timeout} s (capacity {self._capacity})")
+
+    async def _find_place(self, add: _Add, timeout: float | None) -> None:
+        """Wait for room in the buffer, make it, or raise, as `when_full` says."""
+        if self._closed is not None:
+            raise ClientClosed(self._closed)
+        if self.room() > 0:
+            return
+        if self._when_full == "reject":
+            raise QueueFull(f"{self._buffer} signals are on their way to the engine (buffer {self._buffer})")
+        if self._when_full == "wait":
+            await self._wait_for_room(add.level, timeout)
+            self._promised -= 1
+            if self._closed is not None:
+                raise ClientClosed(self._closed)
+        else:
+            self._shed_pending(self._lowest_pending(add))
+
+    def _lowest_pending(self, newcomer: _Add) -> _Add:
+        """Remove and return what makes room for *newcomer*: the oldest of the lowest level, or itself."""
+        for level in reversed(RiskLevel):
+            if self._pending[level]:
+                victim = self._pending[level].popleft()
+                self._buffered -= len(victim.signals)
+                return victim
+            if level is newcomer.level:
+                break
+        return newcomer
+
+    def _shed_pending(self, add: _Add) -> None:
+        add.receipts += [self._receipt(signal, None) for signal in add.signals]
+        self._end(add.receipts, lambda _: Shed())
+        _resolve(add.done)
+
+    def _receipt(self, signal: RiskSignal, number: int | None) -> Receipt:
+        self.admitted += 1
+        return Receipt(signal, self.admitted, self._loop.time(), None, self._loop, row=number)
+
+    async def _admit_pending(self) -> None:
+        if not self._adding:
+            self._adding = self._choose()
+            self._number += 1
+        adding = self._adding
+        given = {
+            "number": self._number,
+            "units": [len(add.signals) for add in adding],
+            "when_full": self._when_full,
+            "capacity": self._capacity,
+        }
+        signals = [encoded(signal) for add in adding for signal in add.signals]
+        told = await self._call("admit", given, signals)
+        self._adding = []
+        number = int(told.get("first") or 0)
+        for add, count in zip(adding, told["counts"], strict=True):
+            self._enter(add, range(number, number + count))
+            number += count
+        if told["news"]:
+            self.wake()
+        self._promise_room()
+
+    def _choose(self) -> list[_Add]:
+        """Take from the buffer what the next call admits, the highest level first."""
+        chosen: list[_Add] = []
+        size = 0
+        for adds in self._pending.values():
+            while adds and (not chosen or size + len(adds[0].signals) <= _AT_ONCE):
+                chosen.append(adds.popleft())
+                size += len(chosen[-1].signals)
+        return chosen
+
+    def _enter(self, add: _Add, numbers: range) -> None:
+        """Give *add* the receipts of its first signals, which the engine has as *numbers*; the others wait on."""
+        if add.withdrawn:
+            self._buffered -= len(add.signals)
+            self._withdrawals.append(([str(number) for number in numbers], add.gone))
+            return
+        for signal, number in zip(add.signals, numbers, strict=False):
+            add.receipts.append(receipt := self._receipt(signal, number))
+            self._own[number] = receipt
+            self._unsettled[signal.risk_level] += 1
+        del add.signals[: len(numbers)]
+        self._buffered -= len(numbers)
+        if not add.signals:
+            _resolve(add.done)
+        elif self._when_full == "reject":
+            self._buffered -= len(add.signals)
+            _refuse(
+                add.done, QueueFull(f"the fleet has no room for {len(add.signals)} more (capacity {self._capacity})")
+            )
+        elif self._closed is not None:
+            self._buffered -= len(add.signals)
+            _refuse(add.done, ClientClosed(self._closed))
+        else:
+            self._full = add.tried = True
+            self._pending[add.level].appendleft(add)
+
+    async def _withdraw(self, add: _Add) -> None:
+        """
+        Return when the signals of *add* that its caller has no receipt of are surely not in the queue.
+
+        While the engine is away, that is left for later; and what a replica has claimed in that very moment, is sent.
+        """
+        if add.done.done():  # at the same moment
+            if not add.alone or add.done.exception() is not None:
+                return
+            self._recall(add)
+        elif add in self._adding:
+            add.withdrawn = True
+        else:
+            self._pending[add.level].remove(add)
+            self._buffered -= len(add.signals)
+            self._promise_room()
+            return
+        self._work.set()
+        while not add.gone.done() and not self.fleet.away and not self._has_ended():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({add.gone, self._task}, return_when="FIRST_COMPLETED")  # type: ignore[type-var]
+
+    def _recall(self, add: _Add) -> None:
+        for number in [receipt.row for receipt in add.receipts if receipt.row in self._own]:
+            self._disown(number)
+            self.admitted -= 1
+            self._land_again([number])
+        self._withdrawals.append(([str(receipt.row) for receipt in add.receipts], add.gone))
+
+    def _has_ended(self) -> bool:
+        return self._task is None or self._task.done()
+
+    # -- going out
+
+    def wake(self) -> None:
+        """As of every queue; what is said while nobody waits is not forgotten."""
+        self._news = True
+        super().wake()
+
+    async def changed(self, until: float) -> None:
+        """As of every queue."""
+        if not self._news:
+            await super().changed(until)
+
+    async def look(self, terms: Terms) -> Look:
+        """Look at the shared queue, and claim what should be sent now and by this replica."""
+        if self._has_ended():
+            raise StoreError(f"the fleet of {self._engine.name} has failed")
+        self._news = False
+        found: asyncio.Future[Look] = self._loop.create_future()
+        self._look = (terms, found)
+        self._work.set()
+        try:
+            return await found
+        except asyncio.CancelledError:
+            self._look = None
+            if found.done() and not found.cancelled() and (claim := found.result().claim) is not None:
+                self.give_back(claim)
+            raise
+
+    async def _look_now(self, terms: Terms, found: "asyncio.Future[Look]") -> None:
+        self._claimed += 1
+        name = f"{self._replica}:{self._claimed}"
+        known, sent_at = list(self._claims.values()), self._loop.time()
+        names = [claim.name for claim in (*known, *self._answers)]
+        told = await self._call("take", self._rules | self._under(terms, name, names))
+        self._look = None
+        renewed = set(told["renewed"])
+        for claim in known:
+            if claim.name in self._claims:
+                claim.renew(sent_at + self._lease if claim.name in renewed else self._loop.time())
+        self.fleet = FleetStatistics.of(told["fleet"])
+        self._full = self._full and told["fleet"]["unsettled"] >= self._capacity
+        await self._settle(told["notices"])
+        taken = self._claim(name, told["batch"], sent_at + self._lease) if "batch" in told else None
+        if not found.done():
+            found.set_result(Look(taken, told["again_after"] / 1000, told.get("next_after", math.inf) / 1000))
+        elif taken is not None:  # nobody looks any more
+            self.give_back(taken)
+
+    def _under(self, terms: Terms, name: str, known: list[str]) -> dict[str, object]:
+        return {
+            "claim": name,
+            "known": known,
+            "after": self._read_until,
+            "sending": terms.sending,
+            "express": terms.express,
+            "high_after": _milliseconds(terms.high_after),
+            "others_after": _milliseconds(terms.others_after),
+            "draining": terms.draining,
+            "flushing": self.flushing or terms.draining,
+        }
+
+    def _claim(self, name: str, told: Mapping[str, Any], give_up_at: float) -> Claim:
+        claim = Claim(self._subjects, name, give_up_at)
+        claim.is_probe = told["probe"]
+        unreadable = []
+        for text, attempts, arrived, signal in told["ids"]:
+            number = int(text)
+            receipt = self._own.get(number) or self._foreign(number, signal)
+            if receipt is None:
+                unreadable.append(text)
+                continue
+            if not claim.add(receipt):  # the script and the batcher disagree
+                claim.back.append({"ids": [text], "after": 0})
+                continue
+            receipt.attempts, receipt.may_have_arrived = attempts, arrived
+            self._claim_of[receipt] = claim
+            if number in self._own:
+                self._flying.add(number)
+        self.in_flight = len(self._flying)
+        if unreadable:
+            claim.landed.append({"outcome": "Dropped", "detail": "", "ids": unreadable})
+        self._claims[name] = claim
+        return claim
+
+    def _foreign(self, number: int, text: str) -> Receipt | None:
+        """Make a receipt for another replica's signal; nobody here awaits it."""
+        try:
+            signal = RiskSignal.from_json(json.loads(text))
+        except (InvalidSignal, ValueError) as error:
+            logger.error("the fleet has a signal that cannot be read, and is dropped: %s", error)
+            return None
+        return Receipt(signal, 0, self._loop.time(), None, self._loop, row=number)
+
+    def give_back(self, claim: Claim) -> None:
+        """Return a *claim* of which no request was made."""
+        claim.keep_unsent()
+        self.put_back(claim.receipts)
+        self.answered(claim)
+
+    def land(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        """Settle *receipts* that are in flight: each where it was enqueued, once the engine tells of it."""
+        told: dict[Outcome, list[str]] = {}
+        for receipt in receipts:
+            told.setdefault(outcome(receipt), []).append(str(receipt.row))
+        for ended, ids in told.items():
+            detail = json.dumps(attrs.asdict(ended))
+            self._claim_of[receipts[0]].landed.append({"outcome": type(ended).__name__, "detail": detail, "ids": ids})
+
+    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
+        """As of every queue, when the request has been `answered`."""
+        if receipts := list(receipts):
+            self._claim_of[receipts[0]].back.append(self._returning(receipts, ready_at))
+
+    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+        """As of every queue, when the request has been `answered`."""
+        for group in groups:
+            self._claim_of[group[0]].suspects.append(self._returning(group, ready_at))
+
+    def _returning(self, receipts: Sequence[Receipt], ready_at: float) -> dict[str, object]:
+        after = _milliseconds(max(0.0, ready_at - self._loop.time()))
+        return {"ids": [str(receipt.row) for receipt in receipts], "after": after}
+
+    def answered(self, batch: Batch) -> None:
+        """Tell the engine what became of *batch*, and that its permit comes back."""
+        assert isinstance(batch, Claim)  # noqa: S101 - the sender has them from `look`
+        del self._claims[batch.name]
+        for receipt in batch.receipts:
+            self._claim_of.pop(receipt, None)
+        batch.answered_at = self._loop.time()
+        self._answers.append(batch)
+        self._work.set()
+
+    async def _send_answers(self) -> None:
+        while self._answers:
+            claim = self._answers[0]
+            told = await self._call("answer", claim.answer() | {"after": self._read_until})
+            self._answers.popleft()
+            if not claim.unsent:
+                self._permits.append((claim.name, claim.answered_at))
+            while self._permits and self._permits[0][1] + self._period < self._loop.time():
+                self._permits.popleft()
+            self._land_again([receipt.row for receipt in claim.receipts if receipt.row is not None])
+            await self._settle(told["notices"])
+
+    # -- the end
+
+    def close(self, reason: str) -> None:
+        """As of every queue; what is not on its way to the engine yet is not admitted."""
+        super().close(reason)
+        for adds in self._pending.values():
+            while adds:
+                _refuse(adds.popleft().done, ClientClosed(self._closed))
+
+    def abandon(self, reason: str) -> bool:
+        """Settle as `Abandoned` what waits; the fleet keeps it, for the other replicas."""
+        ended = dict(islice(self._own.items(), SLICE))
+        told = f"{reason}; it is kept in the store"
+        self._end_own(ended, lambda receipt: Abandoned(told, receipt.may_have_arrived))
+        return bool(self._own)
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _budget(budget: Budget) -> dict[str, object]:
+    told: dict[str, object] = {"limit": budget.limit, "remaining": budget.remaining}
+    if budget.resets_after is not None:
+        told["resets_after"] = _milliseconds(budget.resets_after)
+    return told
+
+
+def _order(place: str) -> tuple[int, int]:
+    """Return what orders places in a stream."""
+    first, _, second = place.partition("-")
+    return int(first), int(second)
+
+
+def _outcome(kind: str, detail: str) -> Callable[[Receipt], Outcome]:
+    """Return what makes the outcome that a notice tells of."""
+    told = json.loads(detail) if detail else {}
+    match kind:
+        case "Accepted":
+            accepted = Accepted(**told)
+            return lambda _: accepted
+        case "Rejected":
+            rejected = Rejected(**told)
+            return lambda _: rejected
+        case "Superseded":
+            by = RiskSignal.from_json(told)
+            return lambda receipt: Superseded(by, receipt.may_have_arrived)
+        case "Expired":
+            return lambda receipt: Expired(receipt.may_have_arrived)
+        case "Shed":
+            return lambda receipt: Shed(receipt.may_have_arrived)
+        case _:
+            return lambda receipt: Abandoned("dropped by an operator", receipt.may_have_arrived)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _refuse(future: "asyncio.Future[Any]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever was cancelled does not look

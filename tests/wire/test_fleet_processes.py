@@ -1,0 +1,327 @@
+"""A fleet of real processes over a real Valkey: killed, frozen and cut off, with the window counted by a strict org."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import ssl
+import subprocess
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from local_engine import LocalEngine
+
+import riskbatch as rb
+from riskbatch.cli import main
+from riskbatch.emulator import Fault, OktaEmulator
+
+REPLICA = Path(__file__).with_name("fleet_replica.py")
+PERIOD = 2.0  # seconds: a minute in a thirtieth
+LEASE = 0.6
+SECONDS = float(os.environ.get("RISKBATCH_FLEET_SECONDS", "4"))
+
+
+def client(okta: OktaEmulator, engine: LocalEngine | str, **options) -> rb.Client:
+    target = engine.url if isinstance(engine, LocalEngine) else engine
+    store = rb.ValkeyStore(target, **{"lease": LEASE, "name": "fleet"} | options.pop("store", {}))
+    defaults = {"limit": rb.RateLimit(30, PERIOD), "linger": 0.0}
+    return rb.Client(okta.url, rb.ApiToken(okta.token), store=store, **defaults | options)
+
+
+class Replica:
+    """A process that enqueues for ever; what it printed is what it was told."""
+
+    numbers = iter(range(0, 100_000_000, 50_000))
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.acknowledged: list[str] = []
+        self.settled: dict[str, str] = {}
+        self.twice: list[str] = []
+        self.opened = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, okta: OktaEmulator, engine: LocalEngine) -> "Replica":
+        arguments = [str(REPLICA), okta.url, okta.token, engine.url, str(next(cls.numbers)), str(PERIOD), str(LEASE)]
+        environment = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, "0.05", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+            )
+        )
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            match line.decode().split():
+                case ["open"]:
+                    self.opened.set()
+                case ["settled", ip, outcome]:
+                    self.twice += [ip] if ip in self.settled else []
+                    self.settled[ip] = outcome
+                case [ip] if line.endswith(b"\n"):
+                    self.acknowledged.append(ip)
+        self.opened.set()
+
+    def send(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        await self.process.wait()
+        await self._reader
+
+
+@pytest.mark.parametrize("engine_dies", [False, True], ids=["engine stays", "engine dies too"])
+async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_nothing(tmp_path, engine_dies):
+    """Whoever is killed or frozen: no window sees more than 30, what was acknowledged arrives, and receipts end."""
+    rng = random.Random(int(engine_dies))
+    everybody: list[Replica] = []
+    with LocalEngine(tmp_path) as engine:
+        async with OktaEmulator(limit=10_000, period=PERIOD) as okta:
+
+            async def start() -> Replica:
+                everybody.append(await Replica.start(okta, engine))
+                return everybody[-1]
+
+            living = [await start() for _ in range(3)]
+            await asyncio.gather(*(one.opened.wait() for one in living))
+            until = asyncio.get_running_loop().time() + SECONDS
+            while asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(rng.uniform(0.1, 0.5))
+                number = rng.randrange(3)
+                match rng.choice(
+                    ["kill", "freeze", "freeze", *(["kill engine", "freeze engine"] if engine_dies else [])]
+                ):
+                    case "kill":
+                        await living[number].kill()
+                        living[number] = await start()
+                    case "freeze":
+                        living[number].send(signal.SIGSTOP)
+                        await asyncio.sleep(rng.uniform(0.1, 2 * LEASE))
+                        living[number].send(signal.SIGCONT)
+                    case "kill engine":
+                        engine.kill()
+                        await asyncio.sleep(rng.uniform(0, LEASE))
+                        engine.start()
+                    case "freeze engine":
+                        engine.freeze()
+                        await asyncio.sleep(rng.uniform(0.1, 2 * LEASE))
+                        engine.thaw()
+            for one in everybody:
+                await one.kill()
+            acknowledged = {ip for one in everybody for ip in one.acknowledged}
+            async with client(okta, engine, close_timeout=0) as heir:
+                while True:
+                    fleet = heir.statistics().fleet
+                    if fleet.alive == 1 and fleet.waiting + fleet.in_flight == 0:
+                        break
+                    await asyncio.sleep(0.1)
+            assert okta.most_in_any_window(PERIOD) <= 30
+            assert acknowledged <= {one.ip for one in okta.signals}
+            assert len(acknowledged) > 100
+            assert [ip for one in everybody for ip in one.twice] == []
+            assert {outcome for one in everybody for outcome in one.settled.values()} == {"Accepted"}
+            assert fleet.admitted == fleet.accepted
+
+
+async def test_a_killed_replicas_signals_are_sent_by_another_within_the_lease(tmp_path):
+    """What a killed replica had in flight, another sends within the lease; and its receipts elsewhere resolve."""
+    with LocalEngine(tmp_path) as engine:
+        async with OktaEmulator(limit=1000, period=PERIOD) as okta:
+            okta.faults.append(Fault.hang())
+            victim = await Replica.start(okta, engine)
+            await victim.opened.wait()
+            while not okta.requests:  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(0.01)
+            async with client(okta, engine, close_timeout=0) as survivor:
+                await victim.kill()
+                killed_at = asyncio.get_running_loop().time()
+                while not set(victim.acknowledged) <= {one.ip for one in okta.signals}:
+                    assert asyncio.get_running_loop().time() < killed_at + 20 * LEASE
+                    await asyncio.sleep(0.02)
+                assert survivor.statistics().requests > 0
+
+
+async def test_enqueue_waits_for_an_engine_that_is_frozen_or_started_again(tmp_path):
+    """While the engine is away `enqueue` waits, and nothing is sent; when it is back, everything is, once."""
+    with LocalEngine(tmp_path) as engine:
+        async with OktaEmulator(limit=1000, period=PERIOD) as okta, client(okta, engine) as c:
+            for number, (away, back) in enumerate([(engine.freeze, engine.thaw), (engine.kill, engine.start)]):
+                away()
+                calls = [asyncio.create_task(c.enqueue(rb.RiskSignal(f"10.0.{number}.{i}", "HIGH"))) for i in range(30)]
+                await asyncio.sleep(3 * LEASE)
+                assert not any(call.done() for call in calls)
+                assert c.statistics().fleet.away
+                assert "engine" in c.statistics().trouble
+                back()
+                for receipt in await asyncio.gather(*calls):
+                    assert isinstance(await receipt, rb.Accepted)
+            assert len(okta.signals) == len({one.ip for one in okta.signals}) == 60
+
+
+@asynccontextmanager
+async def tls_in_front_of(engine: LocalEngine, folder: Path):
+    """Yield the port of a TLS server that passes all to *engine*, and the certificate to trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, authority = folder / "server.pem", folder / "ca.pem"
+    encoding = serialization.Encoding.PEM
+    authority.write_bytes(certificate.public_bytes(encoding))
+    form = serialization.PrivateFormat.PKCS8
+    pem.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()) + authority.read_bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+
+    async def pump(reader, writer):
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        inner = await asyncio.open_connection("127.0.0.1", engine.port)
+        await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        yield server.sockets[0].getsockname()[1], authority
+
+
+@pytest.mark.parametrize("kind", ["password", "acl", "tls", "cluster", "sentinel", "socket"])
+async def test_every_way_to_an_engine(tmp_path, kind, caplog):
+    """A password, an ACL user with no more rights than needed, a cluster, a Sentinel and a socket all work."""
+    options = {
+        "password": ["--requirepass", "sesame"],
+        "acl": [
+            "--user",
+            "default",
+            "off",
+            "--user",
+            "risk",
+            "on",
+            ">sesame",
+            "~riskbatch:*",
+            "-@all",
+            "+@hash",
+            "+@sortedset",
+            "+@stream",
+            "+evalsha",
+            "+eval",
+            "+time",
+            "+info",
+            "+pexpire",
+            "+select",
+            "+client",
+        ],
+        "cluster": ["--cluster-enabled", "yes"],
+        "socket": ["--unixsocket", f"{tmp_path}/v.sock"],
+    }.get(kind, [])
+    async with AsyncExitStack() as stack:
+        engine = stack.enter_context(LocalEngine(tmp_path / "data", *options))
+        okta = await stack.enter_async_context(OktaEmulator(limit=1000, period=PERIOD))
+        target = {
+            "password": f"valkey://:sesame@127.0.0.1:{engine.port}/0",
+            "acl": f"valkey://risk:sesame@127.0.0.1:{engine.port}/0",
+            "socket": f"unix://{tmp_path}/v.sock",
+        }.get(kind)
+        if kind == "tls":
+            port, authority = await stack.enter_async_context(tls_in_front_of(engine, tmp_path))
+            with pytest.raises(rb.StoreError, match="certificate"):
+                await client(okta, f"valkeys://localhost:{port}/0").__aenter__()
+            target = f"valkeys://localhost:{port}/0?ssl_ca_certs={authority}"
+        elif kind == "cluster":
+            from valkey.asyncio import ValkeyCluster
+
+            engine.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while b"cluster_state:ok" not in engine.client().execute_command("CLUSTER", "INFO"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            target = ValkeyCluster(host="127.0.0.1", port=engine.port)
+            stack.push_async_callback(target.aclose)
+        elif kind == "sentinel":
+            from valkey.asyncio import Sentinel
+
+            conf = tmp_path / "sentinel.conf"
+            conf.write_text(f"sentinel monitor risk 127.0.0.1 {engine.port} 1\n")
+            watcher = stack.enter_context(
+                LocalEngine(tmp_path / "sentinel", first=[str(conf), "--sentinel"], appendfsync="no")
+            )
+            sentinel = Sentinel([("127.0.0.1", watcher.port)])
+            target = sentinel.master_for("risk")
+            stack.push_async_callback(target.aclose)
+            for one in sentinel.sentinels:
+                stack.push_async_callback(one.aclose)
+        async with client(okta, target) as c:
+            receipts = await c.enqueue_many([rb.RiskSignal(f"10.0.0.{i}", "HIGH") for i in range(25)])
+            assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
+            assert "sesame" not in repr(c._store)
+    assert "sesame" not in caplog.text
+
+
+async def test_a_wrong_password_is_an_error_at_once_that_does_not_show_it(tmp_path, caplog):
+    """An engine that refuses is a StoreError when the client is opened, without the password."""
+    with LocalEngine(tmp_path, "--requirepass", "right") as engine:
+        async with OktaEmulator() as okta:
+            for url in (engine.url, f"valkey://:sesame@127.0.0.1:{engine.port}/0"):
+                with pytest.raises(rb.StoreError) as caught:
+                    await client(okta, url).__aenter__()
+                assert "sesame" not in str(caught.value) + caplog.text
+        engine.kill()
+        async with OktaEmulator() as okta:
+            with pytest.raises(rb.StoreError, match=str(engine.port)):
+                await client(okta, engine.url).__aenter__()
+
+
+async def test_thousands_of_orgs_share_an_engine_and_an_idle_one_costs_little(tmp_path):
+    """Fleets with different names do not see each other, and an idle org is a few kilobytes in the engine."""
+    with LocalEngine(tmp_path, appendfsync="no") as engine:
+        async with OktaEmulator(limit=10_000, period=PERIOD) as okta, AsyncExitStack() as stack:
+            orgs = [client(okta, engine, store={"name": f"org{i}"} | {"lease": 30.0}) for i in range(50)]
+            for one in orgs:
+                await stack.enter_async_context(one)
+            for number, one in enumerate(orgs):
+                await one.enqueue(rb.RiskSignal(f"10.0.0.{number}", "HIGH"))
+            assert await asyncio.gather(*(one.flush(30) for one in orgs)) == [0] * 50
+            size = sum(engine.client().memory_usage(key) for key in engine.client().keys("*"))
+            assert size / 50 < 8_000
+        assert len(okta.signals) == 50
+
+
+def test_operators_look_into_a_fleet_and_mend_it(tmp_path, capsys):
+    """`riskbatch queue` lists, counts, exports, imports and drops what waits in a fleet's queue, while it runs."""
+    feed = tmp_path / "feed.jsonl"
+    records = [{"ip": f"10.0.0.{i}", "riskLevel": "LOW"} for i in range(250)]
+    records += [{"ip": f"10.9.0.{i}", "riskLevel": "HIGH"} for i in (1, 2)]
+    feed.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    with LocalEngine(tmp_path / "data") as engine:
+        queue = [engine.url, "--name", "acme"]
+        assert main(["queue", "import", queue[0], str(feed), *queue[1:]]) == 0
+        assert main(["queue", "stats", *queue]) == 0
+        out = capsys.readouterr().out
+        assert "252 signals imported" in out
+        assert "252 wait" in out
+        assert main(["queue", "ls", *queue]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[1] for line in lines] == ["HIGH"] * 2 + ["LOW"] * 250
+        assert main(["queue", "drop", *queue, "--row", lines[0].split()[0]]) == 0
+        assert main(["queue", "drop", *queue, "--level", "LOW"]) == 0
+        assert capsys.readouterr().out == "1 signal dropped\n250 signals dropped\n"
+        assert main(["queue", "export", *queue]) == 0
+        assert json.loads(capsys.readouterr().out)["ip"] == "10.9.0.2"
+        assert main(["queue", "stats", engine.url]) == 2

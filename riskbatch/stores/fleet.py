@@ -22,6 +22,7 @@ from attrs import define, field, frozen
 
 from ..batcher import Batch
 from ..errors import ClientClosed, InvalidSignal, QueueFull, StoreError
+from ..journal import Journal, facts
 from ..limiter import Limiter
 from ..queue import SLICE, Queue
 from ..receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
@@ -164,6 +165,8 @@ class FleetQueue(Queue):
     def __init__(self, store: ValkeyStore, limiter: Limiter, org: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._engine: Engine = store.connect(org)
+        self._org = org
+        self._journal = Journal(org)
         self._lease = store.lease
         self._buffer = store.buffer
         self._subjects = self._prioritizer.subjects_per_event
@@ -275,12 +278,14 @@ class FleetQueue(Queue):
         except Exception as error:
             self._fail(error)
         finally:
+            self._journal.close()
             await self._engine.close()
 
     def _fail(self, error: Exception) -> None:
         """Tell everybody who waits that it will not get better."""
         failure = StoreError(f"the fleet failed: {type(error).__name__}")
-        logger.error("the fleet of %s failed; the client is closed: %s", self._engine.name, failure, exc_info=error)
+        text, lost = "the fleet of %s failed, which is a defect; the client is closed", facts("crashed", org=self._org)
+        logger.error(text, self._engine.name, exc_info=error, extra=lost)
         self.close(str(failure))
         self._refuse_all(failure)
 
@@ -298,7 +303,7 @@ class FleetQueue(Queue):
 
     def _note_away(self, reason: str) -> None:
         if self.fleet.away is None:
-            logger.warning("the engine of the fleet is away, nothing is sent: %s", reason)
+            self._say(logging.WARNING, "engine_away", "the fleet's engine is away, nothing is sent", reason)
         self.fleet = attrs.evolve(self.fleet, away=reason)
         self._greeted = False
         self._work.set()
@@ -311,7 +316,7 @@ class FleetQueue(Queue):
         if not self._greeted:
             await self._hello()
             if self.fleet.away:
-                logger.warning("the engine of the fleet answers again, after %s", self.fleet.away)
+                self._say(logging.WARNING, "engine_back", "the fleet's engine answers again", self.fleet.away)
                 self.fleet = attrs.evolve(self.fleet, away=None)
         await self._send_answers()
         if self._adding or self._has_pending():
@@ -365,7 +370,8 @@ class FleetQueue(Queue):
             self._epoch, self._read_until = told["epoch"], told["last"]
             self._warn_of(told)
         elif self._forgotten:
-            logger.error("the engine of the fleet has lost some of its memory; it is given back what is known here")
+            text = "the fleet's engine has lost some of its memory, and is given back what is known here"
+            self._say(logging.ERROR, "engine_forgot", text, "the engine was emptied, or started again without its data")
             self._epoch, self._read_until = told["epoch"], "0-0"
             await self._recover(restore=True)
             self._forgotten = False
@@ -382,16 +388,17 @@ class FleetQueue(Queue):
 
     def _correction(self) -> dict[str, object]:
         clock = self._engine.clock
-        logger.warning("the engine's clock was stepped by %.3f s; the fleet goes on as if it were not", clock.step)
+        text = "the fleet's engine has a clock that was stepped, which is corrected"
+        self._say(logging.WARNING, "engine_clock", text, f"by {clock.step:.3f} s")
         return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
 
     def _warn_of(self, told: Mapping[str, Any]) -> None:
         if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
-            logger.warning(
-                "the engine of the fleet may lose signals: appendonly is %s, maxmemory-policy is %s",
-                "yes" if told["append_only"] else "no",
-                told["eviction"],
-            )
+            found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
+            self._say(logging.WARNING, "engine_unsafe", "the fleet's engine may lose signals", found)
+
+    def _say(self, level: int, event: str, text: str, reason: str) -> None:
+        self._journal.say(level, event, f"{text}: {reason}", reason=reason)
 
     async def _recover(self, *, restore: bool) -> None:
         """Find out what became of this replica's signals, and give an engine that lost some those back."""
@@ -730,7 +737,8 @@ class FleetQueue(Queue):
         try:
             signal = RiskSignal.from_json(json.loads(text))
         except (InvalidSignal, ValueError) as error:
-            logger.error("the fleet has a signal that cannot be read, and is dropped: %s", error)
+            text = "the fleet has a signal that cannot be read, and is dropped: %s"
+            logger.error(text, error, extra=facts("store_failed", reason="unreadable", count=1))
             return None
         return Receipt(signal, 0, self._loop.time(), None, self._loop, row=number)
 

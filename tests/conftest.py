@@ -20,12 +20,18 @@ def pytest_asyncio_loop_factories(config, item):
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory):
-    """A client of a real Valkey: the one at RISKBATCH_TEST_VALKEY (it will be emptied), or one that is started here."""
+def engine_url(tmp_path_factory):
+    """A real Valkey: the one at RISKBATCH_TEST_VALKEY, whose database will be emptied, or one that is started here."""
     if url := os.environ.get("RISKBATCH_TEST_VALKEY"):
-        yield valkey.Valkey.from_url(url)
+        yield url
         return
-    server = LocalEngine(tmp_path_factory.mktemp("valkey"), appendfsync="no")
-    server.start()
-    yield server.client()
-    server.kill()
+    with LocalEngine(tmp_path_factory.mktemp("valkey"), appendfsync="no") as server:
+        yield server.url
+
+
+@pytest.fixture
+def engine(engine_url):
+    """A client of it, and nothing in it."""
+    client = valkey.Valkey.from_url(engine_url)
+    client.flushdb()
+    return client

@@ -21,7 +21,6 @@ LEASE = 10.0
 
 @pytest.fixture
 def world(engine, monkeypatch):
-    engine.flushall()
     world = VirtualEngine(engine)
     monkeypatch.setattr(rb.ValkeyStore, "connect", lambda store, org: world.connect(store, org))  # noqa: PLW0108 - a method
     return world
@@ -150,7 +149,7 @@ async def test_an_engine_that_forgets_opens_no_window_and_loses_nothing_of_the_l
             receipts += [
                 await clients[i % 3].enqueue(one) for i, one in enumerate(signals(60, "HIGH", 2000 + 60 * turn))
             ]
-            engine.flushall()
+            engine.flushdb()
             if forgets == "the last seconds":
                 for key, dump in dumps.items():
                     engine.restore(key, 0, dump)

@@ -19,12 +19,14 @@ SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line
 COMMANDS = [line for line in SHELL if line.startswith("riskbatch ")]
 
 
-def run(block: str, okta: OktaEmulator, monkeypatch) -> None:
-    """Execute *block* as it stands, but against *okta*, and call the functions that it defines."""
+def run(block: str, okta: OktaEmulator, engine_url: str, monkeypatch) -> None:
+    """Execute *block* as it stands, but against *okta* and a real engine, and call the functions that it defines."""
     monkeypatch.setenv("OKTA_CLIENT_ORGURL", okta.url)
     monkeypatch.setenv("OKTA_CLIENT_TOKEN", okta.token)
     names: dict[str, object] = {}
-    exec(compile(block.replace("https://acme.okta.com", okta.url), "README.md", "exec"), names)
+    for addressed, served in (("https://acme.okta.com", okta.url), ("valkey://localhost:6379/0", engine_url)):
+        block = block.replace(addressed, served)
+    exec(compile(block, "README.md", "exec"), names)
     arguments = {"report": ("203.0.113.7",), "test_my_program": (okta, monkeypatch)}
     for name, value in names.items():
         if asyncio.iscoroutinefunction(value):
@@ -41,16 +43,16 @@ async def in_another_thread(function) -> None:
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
-def test_every_python_block_runs(block, riskbatch_okta, monkeypatch, tmp_path):
+def test_every_python_block_runs(block, riskbatch_okta, engine_url, monkeypatch, tmp_path):
     """Each block does what it says, against a strict org."""
     monkeypatch.chdir(tmp_path)
-    run(block, riskbatch_okta, monkeypatch)
+    run(block, riskbatch_okta, engine_url, monkeypatch)
 
 
-def test_what_prometheus_scrapes(riskbatch_okta, monkeypatch):
+def test_what_prometheus_scrapes(riskbatch_okta, engine_url, monkeypatch):
     """The recipe's numbers are there under Prometheus' names."""
     (block,) = [block for block in PYTHON if "PrometheusMetricReader" in block]
-    run(block, riskbatch_okta, monkeypatch)
+    run(block, riskbatch_okta, engine_url, monkeypatch)
     scraped = generate_latest().decode()
     assert re.search(r'riskbatch_signals_settled_total{.*riskbatch_outcome="accepted".*} 1.0', scraped)
     assert re.search(r'riskbatch_signals_wait_seconds_bucket{.*riskbatch_risk_level="HIGH".*} 1.0', scraped)

@@ -303,7 +303,8 @@ class FleetQueue(Queue):
 
     def _note_away(self, reason: str) -> None:
         if self.fleet.away is None:
-            self._say(logging.WARNING, "engine_away", "the fleet's engine is away, nothing is sent", reason)
+            text = f"the fleet's engine is away, nothing is sent: {reason}"
+            self._journal.say(logging.WARNING, "engine_away", text, reason=reason)
         self.fleet = attrs.evolve(self.fleet, away=reason)
         self._greeted = False
         self._work.set()
@@ -316,7 +317,8 @@ class FleetQueue(Queue):
         if not self._greeted:
             await self._hello()
             if self.fleet.away:
-                self._say(logging.WARNING, "engine_back", "the fleet's engine answers again", self.fleet.away)
+                text = f"the fleet's engine answers again, after: {self.fleet.away}"
+                self._journal.say(logging.WARNING, "engine_back", text, reason=self.fleet.away)
                 self.fleet = attrs.evolve(self.fleet, away=None)
         await self._send_answers()
         if self._adding or self._has_pending():
@@ -371,7 +373,7 @@ class FleetQueue(Queue):
             self._warn_of(told)
         elif self._forgotten:
             text = "the fleet's engine has lost some of its memory, and is given back what is known here"
-            self._say(logging.ERROR, "engine_forgot", text, "the engine was emptied, or started again without its data")
+            self._journal.say(logging.ERROR, "engine_forgot", text)
             self._epoch, self._read_until = told["epoch"], "0-0"
             await self._recover(restore=True)
             self._forgotten = False
@@ -388,17 +390,15 @@ class FleetQueue(Queue):
 
     def _correction(self) -> dict[str, object]:
         clock = self._engine.clock
-        text = "the fleet's engine has a clock that was stepped, which is corrected"
-        self._say(logging.WARNING, "engine_clock", text, f"by {clock.step:.3f} s")
+        text = f"the clock of the fleet's engine was stepped by {clock.step:.3f} s, which is corrected"
+        self._journal.say(logging.WARNING, "engine_clock", text, step=clock.step)
         return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
 
     def _warn_of(self, told: Mapping[str, Any]) -> None:
         if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
             found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
-            self._say(logging.WARNING, "engine_unsafe", "the fleet's engine may lose signals", found)
-
-    def _say(self, level: int, event: str, text: str, reason: str) -> None:
-        self._journal.say(level, event, f"{text}: {reason}", reason=reason)
+            text = f"the fleet's engine may lose signals: {found}"
+            self._journal.say(logging.WARNING, "engine_unsafe", text, reason=found)
 
     async def _recover(self, *, restore: bool) -> None:
         """Find out what became of this replica's signals, and give an engine that lost some those back."""

@@ -318,7 +318,7 @@ def test_operators_look_into_a_fleet_and_mend_it(tmp_path, capsys):
         assert "252 wait" in out
         assert main(["queue", "ls", *queue]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[1] for line in lines] == ["HIGH"] * 2 + ["LOW"] * 250
+        assert [line.split()[2] for line in lines] == ["HIGH"] * 2 + ["LOW"] * 250
         assert main(["queue", "drop", *queue, "--row", lines[0].split()[0]]) == 0
         assert main(["queue", "drop", *queue, "--level", "LOW"]) == 0
         assert capsys.readouterr().out == "1 signal dropped\n250 signals dropped\n"

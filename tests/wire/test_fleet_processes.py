@@ -1,6 +1,7 @@
 """A fleet of real processes over a real Valkey: killed, frozen and cut off, with the window counted by a strict org."""
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from local_engine import LocalEngine
+from valkey.asyncio import Sentinel, ValkeyCluster
 
 import riskbatch as rb
 from riskbatch.cli import main
@@ -40,6 +42,7 @@ class Replica:
     """A process that enqueues for ever; what it printed is what it was told."""
 
     numbers = iter(range(0, 100_000_000, 50_000))
+    skews = itertools.cycle(["0", "3600", "-86400"])  # seconds by which their wall clocks are wrong
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -55,7 +58,13 @@ class Replica:
         environment = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
         return cls(
             await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, "0.05", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                sys.executable,
+                *arguments,
+                "0.05",
+                next(cls.skews),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
             )
         )
 
@@ -101,7 +110,7 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                 await asyncio.sleep(rng.uniform(0.1, 0.5))
                 number = rng.randrange(3)
                 match rng.choice(
-                    ["kill", "freeze", "freeze", *(["kill engine", "freeze engine"] if engine_dies else [])]
+                    ["kill", "freeze", "freeze", *(["kill engine", "freeze engine", "cut"] if engine_dies else [])]
                 ):
                     case "kill":
                         await living[number].kill()
@@ -110,6 +119,8 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                         living[number].send(signal.SIGSTOP)
                         await asyncio.sleep(rng.uniform(0.1, 2 * LEASE))
                         living[number].send(signal.SIGCONT)
+                    case "cut":
+                        engine.client().client_kill_filter(_type="normal", skipme=True)
                     case "kill engine":
                         engine.kill()
                         await asyncio.sleep(rng.uniform(0, LEASE))
@@ -247,16 +258,12 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
                 await client(okta, f"valkeys://localhost:{port}/0").__aenter__()
             target = f"valkeys://localhost:{port}/0?ssl_ca_certs={authority}"
         elif kind == "cluster":
-            from valkey.asyncio import ValkeyCluster
-
             engine.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             while b"cluster_state:ok" not in engine.client().execute_command("CLUSTER", "INFO"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             target = ValkeyCluster(host="127.0.0.1", port=engine.port)
             stack.push_async_callback(target.aclose)
         elif kind == "sentinel":
-            from valkey.asyncio import Sentinel
-
             conf = tmp_path / "sentinel.conf"
             conf.write_text(f"sentinel monitor risk 127.0.0.1 {engine.port} 1\n")
             watcher = stack.enter_context(
@@ -272,6 +279,36 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
             assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
             assert "sesame" not in repr(c._store)
     assert "sesame" not in caplog.text
+
+
+async def test_a_failover_of_the_engine_loses_nothing_of_the_living(tmp_path):
+    """When Sentinel makes another the primary, the fleet goes on there, and the window holds."""
+    conf = tmp_path / "sentinel.conf"
+    async with AsyncExitStack() as stack:
+        first = stack.enter_context(LocalEngine(tmp_path / "one"))
+        second = stack.enter_context(LocalEngine(tmp_path / "two", "--replicaof", "127.0.0.1", str(first.port)))
+        while first.client().info("replication")["connected_slaves"] == 0:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.05)
+        conf.write_text(
+            f"sentinel monitor risk 127.0.0.1 {first.port} 1\n"
+            "sentinel down-after-milliseconds risk 300\nsentinel failover-timeout risk 2000\n"
+        )
+        watcher = LocalEngine(tmp_path / "sentinel", first=[str(conf), "--sentinel"], appendfsync="no")
+        stack.enter_context(watcher)
+        okta = await stack.enter_async_context(OktaEmulator(limit=1000, period=PERIOD))
+        clients = []
+        for _ in range(2):
+            sentinel = Sentinel([("127.0.0.1", watcher.port)])
+            target = sentinel.master_for("risk")
+            stack.push_async_callback(target.aclose)
+            stack.push_async_callback(sentinel.sentinels[0].aclose)
+            clients.append(await stack.enter_async_context(client(okta, target)))
+        receipts = [await clients[i % 2].enqueue(rb.RiskSignal(f"10.0.0.{i}", "LOW")) for i in range(120)]
+        first.kill()
+        late = [await one.enqueue(rb.RiskSignal("10.0.1.1", "HIGH"), timeout=30) for one in clients]
+        assert {type(await receipt) for receipt in receipts + late} == {rb.Accepted}
+        assert second.client().info("replication")["role"] == "master"
+        assert okta.most_in_any_window(PERIOD) <= 30
 
 
 async def test_a_wrong_password_is_an_error_at_once_that_does_not_show_it(tmp_path, caplog):

@@ -126,8 +126,9 @@ class Client:
             `Limiter` is for several clients of one org, and brings its own *reserve* and *linger*.
         reserve: Requests in each window that only a payload with a HIGH may use.
         store: A `SqliteStore`, for signals that outlive the process: `enqueue` returns when its file has the signal,
-            and what a former process left there is sent. `None` keeps signals in memory.
-        capacity: The most unsettled signals; bounds the memory.
+            and what a former process left there is sent. Or a `ValkeyStore`, for processes that share an org's queue
+            and budget. `None` keeps signals in memory.
+        capacity: The most unsettled signals, of the whole fleet if there is one; bounds the memory.
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
@@ -593,9 +594,10 @@ class Client:
         ends = "".join(f", {getattr(s, end)} {end}" for end in others if getattr(s, end))
         pause = f", next try in {s.resumes_after:.0f} s" if s.resumes_after else ""
         trouble = f", {'paused' if s.paused else 'slowed down'}: {s.trouble}" if s.trouble else ""
+        fleet = f", fleet of {s.fleet.alive} with {s.fleet.waiting} waiting" if s.fleet else ""
         return (
             f"<Client {self._org} {state}: {s.waiting} waiting ({levels}){entering}, {s.in_flight} in flight, "
-            f"{s.accepted} accepted{ends}, {s.permits} of {s.limit} permits free{pause}{trouble}>"
+            f"{s.accepted} accepted{ends}, {s.permits} of {s.limit} permits free{fleet}{pause}{trouble}>"
         )
 
 

@@ -10,7 +10,6 @@ import json
 import logging
 import math
 import random
-import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
 from ..batcher import Batch
 from ..errors import ClientClosed, InvalidSignal, QueueFull, StoreError
@@ -28,110 +27,16 @@ from ..queue import SLICE, Queue
 from ..receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from ..sender import backoff
 from ..signals import RiskLevel, RiskSignal
-from ..wire import Budget
-from .valkey import Engine, EngineAway, FleetStatistics, ValkeyStore, encoded, identity
+from .claims import Claim, Look, Terms
+from .link import TOLERANCE, Link, Untimely
+from .valkey import EngineAway, FleetStatistics, ValkeyStore, encoded, milliseconds
 
 logger = logging.getLogger("riskbatch")
 
 _AT_ONCE = 250  # signals a call: 1 or 2 ms of the engine's time, and of this loop's
 _WHOLE = 5_000  # signals of one `enqueue_many` that are admitted together or not at all
-_TOLERANCE = 0.05  # seconds: a permit comes back so much later, and a call may come so much late
-_MOST_TOLERANCE = 1.0  # seconds, for an engine that is always late
+_MOMENT = 0.01  # seconds until another look at what is soon to change
 _MOST_BACKOFF = 2.0  # seconds between two tries to reach the engine
-
-
-class _Untimely(Exception):  # noqa: N818 - it passes
-    """A call was not carried out, because it came late or the engine's clock was stepped."""
-
-
-@frozen
-class Terms:
-    """
-    On what terms a replica would send now.
-
-    Attributes:
-        sending: Whether at all; otherwise it only looks what there is to know.
-        express: Whether a payload full of HIGH may leave before the pace.
-        high_after: Seconds until a request with a HIGH may leave.
-        others_after: The same for all others.
-        draining: The replica ends. If it is the last, nothing is gained by pace or reserve.
-    """
-
-    sending: bool = True
-    express: bool = True
-    high_after: float = 0.0
-    others_after: float = 0.0
-    draining: bool = False
-
-
-class Claim(Batch):
-    """
-    What one request of this replica carries, under a lease.
-
-    Attributes:
-        name: Of the claim, and of its permit.
-        give_up_at: When the lease may end, on the loop clock: the request must be given up before.
-        timeout: What gives it up, once it is under way.
-        unsent: No request was made, so that the permit is free again.
-        budgets: What the answer said of the budget.
-        refused: The answer was a 429 for the rate.
-        answered_at: When it ended, on the loop clock.
-        landed, back, suspects: What became of its signals, as the script wants it.
-    """
-
-    def __init__(self, subjects_per_event: int, name: str, give_up_at: float) -> None:
-        super().__init__(subjects_per_event)
-        self.name = name
-        self.give_up_at = give_up_at
-        self.timeout: asyncio.Timeout | None = None
-        self.unsent = False
-        self.budgets: list[Budget] = []
-        self.refused = False
-        self.answered_at = 0.0
-        self.landed: list[dict[str, object]] = []
-        self.back: list[dict[str, object]] = []
-        self.suspects: list[dict[str, object]] = []
-
-    def keep_unsent(self) -> None:
-        """Note that no request is made of it."""
-        self.unsent = True
-        for receipt in self.receipts:
-            receipt.attempts -= 1
-
-    def renew(self, give_up_at: float) -> None:
-        """Keep it until *give_up_at*."""
-        self.give_up_at = give_up_at
-        if self.timeout is not None and not self.timeout.expired():
-            self.timeout.reschedule(give_up_at)
-
-    def answer(self) -> dict[str, object]:
-        """Return what the script is told of the end."""
-        return {
-            "claim": self.name,
-            "unsent": self.unsent,
-            "budgets": [_budget(budget) for budget in self.budgets],
-            "refused": self.refused,
-            "landed": self.landed,
-            "back": self.back,
-            "suspects": self.suspects,
-            "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.receipts},
-        }
-
-
-@frozen
-class Look:
-    """
-    What a look at the shared queue found.
-
-    Attributes:
-        claim: What to send now, if anything.
-        again_after: Seconds until something may change by itself.
-        next_after: Seconds until this replica could send, as it stands; infinity if there is nothing.
-    """
-
-    claim: Claim | None
-    again_after: float
-    next_after: float
 
 
 @define(eq=False)
@@ -164,26 +69,25 @@ class FleetQueue(Queue):
 
     def __init__(self, store: ValkeyStore, limiter: Limiter, org: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._engine: Engine = store.connect(org)
-        self._org = org
-        self._journal = Journal(org)
+        rate = limiter.window.rate
+        self._period = rate.period + TOLERANCE
         self._lease = store.lease
         self._buffer = store.buffer
-        self._subjects = self._prioritizer.subjects_per_event
-        self._replica = identity()
-        rate = limiter.window.rate
-        self._common = {
-            "replica": self._replica,
-            "rate": {"requests": rate.requests, "period": _milliseconds(rate.period + _TOLERANCE)},
-            "lease": _milliseconds(self._lease),
+        self._org = org
+        self._journal = Journal(org)
+        self._engine = store.connect(org)
+        common = {
+            "rate": {"requests": rate.requests, "period": milliseconds(self._period)},
+            "lease": milliseconds(self._lease),
             "coalesce": self._coalesce,
         }
+        self._link = Link(self._engine, common, self._journal)
+        self._subjects = self._prioritizer.subjects_per_event
         self._rules = {
             "reserve": limiter.reserve,
-            "linger": {level.value: _milliseconds(seconds) for level, seconds in limiter.linger.items()},
+            "linger": {level.value: milliseconds(seconds) for level, seconds in limiter.linger.items()},
             "subjects": self._subjects,
         }
-        self._period = rate.period + _TOLERANCE
         self._own: dict[int, Receipt] = {}  # unsettled, by id, the oldest first
         self._unsettled = dict.fromkeys(RiskLevel, 0)  # the same, counted
         self._flying: set[int] = set()  # those of them that are in a claim of ours
@@ -200,12 +104,6 @@ class FleetQueue(Queue):
         self._permits: deque[tuple[str, float]] = deque()  # of answered requests, and when that was
         self._look: tuple[Terms, asyncio.Future[Look]] | None = None
         self._news = False
-        self._epoch: str | None = None
-        self._called = self._answered = 0  # calls: that were made; the last that was answered
-        self._untimely = 0  # calls in a row that came too late to be carried out
-        self._forgotten = False  # the engine does not know what it has answered
-        self._read_until = "0-0"  # in the notices
-        self._greeted = False
         self._work = asyncio.Event()
         self._ending = False
         self._task: asyncio.Task[None] | None = None
@@ -222,7 +120,7 @@ class FleetQueue(Queue):
         """
         until = self._loop.time() + self._lease
         try:
-            while not self._greeted:
+            while not self._link.greeted:
                 try:
                     await self._hello()
                 except EngineAway as away:
@@ -262,9 +160,9 @@ class FleetQueue(Queue):
                 try:
                     await self._exchange()
                     failures = 0
-                except _Untimely:
+                except Untimely:
                     self._work.set()
-                    await asyncio.sleep(_TOLERANCE / 5)
+                    await asyncio.sleep(_MOMENT)
                 except (EngineAway, StoreError) as away:  # also a right that was taken away may be given again
                     if self._ending:
                         break
@@ -272,8 +170,8 @@ class FleetQueue(Queue):
                     self._note_away(str(away))
                     await asyncio.sleep(backoff(failures, 0.2, _MOST_BACKOFF, random.uniform(0.5, 1.0)))
             if not self.fleet.away:
-                with suppress(EngineAway, StoreError, _Untimely):
-                    await self._call("bye")
+                with suppress(EngineAway, StoreError, Untimely):
+                    await self._link.call("bye")
             self._refuse_all(ClientClosed(self._closed))
         except Exception as error:
             self._fail(error)
@@ -306,7 +204,7 @@ class FleetQueue(Queue):
             text = f"the fleet's engine is away, nothing is sent: {reason}"
             self._journal.say(logging.WARNING, "engine_away", text, reason=reason)
         self.fleet = attrs.evolve(self.fleet, away=reason)
-        self._greeted = False
+        self._link.greeted = False
         self._work.set()
         for gone in [add.gone for add in self._adding] + [gone for _, gone in self._withdrawals]:
             _resolve(gone)  # nobody waits for what may take long; it will be done
@@ -314,7 +212,7 @@ class FleetQueue(Queue):
     async def _exchange(self) -> None:
         """Do what is to do, the most urgent first."""
         self._work.clear()
-        if not self._greeted:
+        if not self._link.greeted:
             await self._hello()
             if self.fleet.away:
                 text = f"the fleet's engine answers again, after: {self.fleet.away}"
@@ -325,94 +223,41 @@ class FleetQueue(Queue):
             await self._admit_pending()
         while self._withdrawals:
             ids, gone = self._withdrawals[0]
-            await self._call("withdraw", {"ids": ids})
+            await self._link.call("withdraw", {"ids": ids})
             self._withdrawals.popleft()
             _resolve(gone)
         if self._look is not None:
             await self._look_now(*self._look)
-        if self._answers or self._withdrawals or self._has_pending():
+        if not self._link.greeted or self._answers or self._withdrawals or self._has_pending():
             self._work.set()
 
     def _has_pending(self) -> bool:
         return not self._full and any(self._pending.values())
 
-    async def _call(self, step: str, given: Mapping[str, object] | None = None, signals: Sequence[str] = ()) -> Any:
-        self._called += 1
-        known = {"call": self._called, "answered": self._answered, "epoch": self._epoch or "", **self._timely()}
-        given = {name: value for name, value in {**self._common, **known, **(given or {})}.items() if value is not None}
-        reply = await self._engine.call(step, given, signals)
-        if self._engine.clock.step:
-            self._greeted = False
-            self._work.set()
-        if "untimely" in reply:
-            self._untimely += 1
-            raise _Untimely
-        self._untimely = 0
-        self._answered = self._called
-        if reply["forgot"] and self._epoch is not None:
-            self._forgotten = True
-            self._greeted = False
-            self._work.set()
-        return reply
-
-    def _timely(self) -> dict[str, object]:
-        """Return the span in which a call must be carried out, which is the wider the more often calls came late."""
-        span = self._engine.clock.span(self._loop.time())
-        if span is None:
-            return {}
-        late = min(_TOLERANCE * 2.0**self._untimely, _MOST_TOLERANCE)
-        return {"not_before": math.floor(span[0] * 1000), "not_after": math.ceil((span[1] + late) * 1000)}
-
-    # -- beginning, and beginning again
-
     async def _hello(self) -> None:
-        correction = self._correction() if self._engine.clock.step else {}
-        told = await self._call("hello", self._introduction() | correction)
-        if self._epoch is None:
-            self._epoch, self._read_until = told["epoch"], told["last"]
-            self._warn_of(told)
-        elif self._forgotten:
-            text = "the fleet's engine has lost some of its memory, and is given back what is known here"
-            self._journal.say(logging.ERROR, "engine_forgot", text)
-            self._epoch, self._read_until = told["epoch"], "0-0"
-            await self._recover(restore=True)
-            self._forgotten = False
-        elif told["first"] is not None and _order(told["first"]) > _order(self._read_until):
-            await self._recover(restore=False)
-        self._greeted = True
-
-    def _introduction(self) -> dict[str, object]:
+        """Begin, or begin again: both sides tell what they remember, and what only one knows is mended."""
         now = self._loop.time()
         answered = [(name, at + self._period - now) for name, at in self._permits]
         out = [(name, self._period + self._lease) for name in self._claims]
-        permits = [(name, _milliseconds(after)) for name, after in (*answered, *out) if after > 0]
-        return {"new_epoch": secrets.token_hex(8), "permits": permits}
-
-    def _correction(self) -> dict[str, object]:
-        clock = self._engine.clock
-        text = f"the clock of the fleet's engine was stepped by {clock.step:.3f} s, which is corrected"
-        self._journal.say(logging.WARNING, "engine_clock", text, step=clock.step)
-        return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
-
-    def _warn_of(self, told: Mapping[str, Any]) -> None:
-        if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
-            found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
-            text = f"the fleet's engine may lose signals: {found}"
-            self._journal.say(logging.WARNING, "engine_unsafe", text, reason=found)
+        missed = await self._link.hello([permit for permit in (*answered, *out) if permit[1] > 0])
+        if missed or self._link.forgotten:
+            await self._recover(restore=self._link.forgotten)
+            self._link.forgotten = False
+        self._link.greeted = True
 
     async def _recover(self, *, restore: bool) -> None:
         """Find out what became of this replica's signals, and give an engine that lost some those back."""
         await self._send_answers()
-        while notices := (await self._call("read", {"after": self._read_until}))["notices"]:
+        while notices := (await self._link.call("read", {"after": self._link.read_until}))["notices"]:
             await self._settle(notices)
         numbers = list(self._own)
         for start in range(0, len(numbers), _AT_ONCE):
             page = [str(number) for number in numbers[start : start + _AT_ONCE]]
-            missing = map(int, (await self._call("missing", {"ids": page}))["ids"])
+            missing = map(int, (await self._link.call("missing", {"ids": page}))["ids"])
             lost = {number: self._own[number] for number in missing if number in self._own}
             if lost and restore:  # with the same ids, so that an answer that is still to come finds them
                 signals = [encoded(receipt.signal) for receipt in lost.values()]
-                await self._call("restore", {"ids": [str(number) for number in lost]}, signals)
+                await self._link.call("restore", {"ids": [str(number) for number in lost]}, signals)
             elif lost:
                 self._end_own(lost, lambda _: Abandoned("settled while this replica was away", may_have_arrived=True))
 
@@ -449,7 +294,7 @@ class FleetQueue(Queue):
         """Settle those of ours that the fleet tells of."""
         count = 0
         for place, kind, detail, ids in notices or ():
-            self._read_until = place
+            self._link.read_until = place
             ended = {}
             for text in ids.split(","):
                 receipt = self._own.get(number := int(text.rstrip("!")))
@@ -507,7 +352,7 @@ class FleetQueue(Queue):
                     await asyncio.shield(add.done)
             # *timeout* is for room, not for the way there.
             while not (add.done.done() or add.tried or self.fleet.away or self._has_ended()):  # noqa: ASYNC110 - rare
-                await asyncio.sleep(_TOLERANCE / 5)
+                await asyncio.sleep(_MOMENT)
         except BaseException:
             await self._withdraw(add)
             raise
@@ -570,7 +415,7 @@ class FleetQueue(Queue):
             "capacity": self._capacity,
         }
         signals = [encoded(signal) for add in adding for signal in add.signals]
-        told = await self._call("admit", given, signals)
+        told = await self._link.call("admit", given, signals)
         self._adding = []
         number = int(told.get("first") or 0)
         for add, count in zip(adding, told["counts"], strict=True):
@@ -678,10 +523,10 @@ class FleetQueue(Queue):
 
     async def _look_now(self, terms: Terms, found: "asyncio.Future[Look]") -> None:
         self._claimed += 1
-        name = f"{self._replica}:{self._claimed}"
+        name = f"{self._link.name}:{self._claimed}"
         known, sent_at = list(self._claims.values()), self._loop.time()
         names = [claim.name for claim in (*known, *self._answers)]
-        told = await self._call("take", self._rules | self._under(terms, name, names))
+        told = await self._link.call("take", self._rules | self._under(terms, name, names))
         self._look = None
         renewed = set(told["renewed"])
         for claim in known:
@@ -700,11 +545,11 @@ class FleetQueue(Queue):
         return {
             "claim": name,
             "known": known,
-            "after": self._read_until,
+            "after": self._link.read_until,
             "sending": terms.sending,
             "express": terms.express,
-            "high_after": _milliseconds(terms.high_after),
-            "others_after": _milliseconds(terms.others_after),
+            "high_after": milliseconds(terms.high_after),
+            "others_after": milliseconds(terms.others_after),
             "draining": terms.draining,
             "flushing": self.flushing or terms.draining,
         }
@@ -768,7 +613,7 @@ class FleetQueue(Queue):
             self._claim_of[group[0]].suspects.append(self._returning(group, ready_at))
 
     def _returning(self, receipts: Sequence[Receipt], ready_at: float) -> dict[str, object]:
-        after = _milliseconds(max(0.0, ready_at - self._loop.time()))
+        after = milliseconds(max(0.0, ready_at - self._loop.time()))
         return {"ids": [str(receipt.row) for receipt in receipts], "after": after}
 
     def answered(self, batch: Batch) -> None:
@@ -784,7 +629,7 @@ class FleetQueue(Queue):
     async def _send_answers(self) -> None:
         while self._answers:
             claim = self._answers[0]
-            told = await self._call("answer", claim.answer() | {"after": self._read_until})
+            told = await self._link.call("answer", claim.answer() | {"after": self._link.read_until})
             self._answers.popleft()
             if not claim.unsent:
                 self._permits.append((claim.name, claim.answered_at))
@@ -808,23 +653,6 @@ class FleetQueue(Queue):
         told = f"{reason}; it is kept in the store"
         self._end_own(ended, lambda receipt: Abandoned(told, receipt.may_have_arrived))
         return bool(self._own)
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
-
-
-def _budget(budget: Budget) -> dict[str, object]:
-    told: dict[str, object] = {"limit": budget.limit, "remaining": budget.remaining}
-    if budget.resets_after is not None:
-        told["resets_after"] = _milliseconds(budget.resets_after)
-    return told
-
-
-def _order(place: str) -> tuple[int, int]:
-    """Return what orders places in a stream."""
-    first, _, second = place.partition("-")
-    return int(first), int(second)
 
 
 def _outcome(kind: str, detail: str) -> Callable[[Receipt], Outcome]:

@@ -12,7 +12,8 @@ import os
 from ..batcher import Batch
 from ..sender import Challenged, Sender, Trouble
 from ..wire import Budget, Unavailable, Verdict
-from .fleet import Claim, FleetQueue, Look, Terms
+from .claims import Claim, Look, Terms
+from .fleet import FleetQueue
 
 
 class Replica(Sender):

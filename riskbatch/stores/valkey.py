@@ -294,6 +294,11 @@ def identity() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+def milliseconds(seconds: float) -> int:
+    """Return *seconds* as the script has them."""
+    return round(seconds * 1000)
+
+
 def encoded(signal: RiskSignal) -> str:
     """Return what the script wants to know of a *signal*: level, milliseconds until it expires, JSON."""
     expires_after: object = "-"

@@ -28,7 +28,9 @@ logger = logging.getLogger("riskbatch")
 CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
 _MANY = 500  # signals that enqueue_many writes at once
 LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
-CROWD = 256  # signals written together; the rest of a crowd goes next, and so wakes in another turn of the loop
+CROWD = (
+    512  # signals written together and woken in one turn of the loop: some 3 ms of it, and fewer syncs than with less
+)
 _RETRY = 1.0  # seconds after a store could not be read
 
 

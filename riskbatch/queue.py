@@ -27,7 +27,6 @@ logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 SLICE = 200  # receipts dealt with between two turns of the event loop: 1 ms, or 2 if each sheds another
-_EXPIRING = SLICE // 4  # they expire in no order, so that the last of a million leave much memory at once
 
 
 class Queue:
@@ -294,10 +293,10 @@ class Queue:
 
     def expire(self, now: float) -> bool:
         """Settle what has expired, a slice at the most, and tell whether there may be more."""
-        overdue = self._prioritizer.overdue(now, _EXPIRING)
+        overdue = self._prioritizer.overdue(now, SLICE)
         if overdue:
             self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
-        return len(overdue) == _EXPIRING
+        return len(overdue) == SLICE
 
     def take(self, now: float) -> Batch:
         """Put the batch that ranks highest in flight; empty if nothing is ready."""

@@ -448,6 +448,22 @@ async def test_a_client_that_closes_while_the_engine_is_away_ends_in_time(world)
     assert set(org.ips) >= {one.ip for one in signals(100)}
 
 
+@pytest.mark.parametrize("by", ["enqueue_many", "enqueue_threadsafe"])
+async def test_what_is_sent_last_is_settled_before_the_block_is_left(world, by):
+    """The answer to the very last request is told to the engine, and to its receipts, before the rest is abandoned."""
+    org = FakeOrg(delay=lambda: (0.0, 0.0))
+    async with replica(org) as c:
+        if by == "enqueue_many":
+            receipts = await c.enqueue_many(signals(50))
+        else:
+            futures = [c.enqueue_threadsafe(one) for one in signals(50)]
+    if by == "enqueue_threadsafe":
+        receipts = [future.result() for future in futures]
+    assert {type(receipt.outcome) for receipt in receipts} == {rb.Accepted}
+    assert len(org.ips) == 50
+    assert balanced(c)
+
+
 async def test_nothing_of_a_fleet_outlives_the_block(world):
     """No task is left when `async with` is over, whatever the server and the engine did."""
     tasks = asyncio.all_tasks()

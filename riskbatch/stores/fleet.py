@@ -133,8 +133,8 @@ class FleetQueue(Queue):
         self._task = asyncio.create_task(self._serve(), name=f"riskbatch fleet {self._engine.name}")
 
     async def written(self) -> None:
-        """Wait until no admission is under way any more, unless the engine is away."""
-        while self._adding and not self.fleet.away and not self._has_ended():
+        """Wait until no admission and no answer is under way to the engine any more, unless it is away."""
+        while (self._adding or self._answers) and not self.fleet.away and not self._has_ended():
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
 
@@ -630,13 +630,13 @@ class FleetQueue(Queue):
         while self._answers:
             claim = self._answers[0]
             told = await self._link.call("answer", claim.answer() | {"after": self._link.read_until})
-            self._answers.popleft()
             if not claim.unsent:
                 self._permits.append((claim.name, claim.answered_at))
             while self._permits and self._permits[0][1] + self._period < self._loop.time():
                 self._permits.popleft()
             self._land_again([receipt.row for receipt in claim.receipts if receipt.row is not None])
             await self._settle(told["notices"])
+            self._answers.popleft()
 
     # -- the end
 

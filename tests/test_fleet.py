@@ -159,6 +159,66 @@ async def test_an_engine_that_forgets_opens_no_window_and_loses_nothing_of_the_l
     assert org.org.most_in_any_window(60.0) <= 30
 
 
+async def test_an_engine_that_lost_everything_is_not_trusted_before_a_window_has_passed(world, engine):
+    """What a replica that has died had sent is known to nobody any more; still no window sees more than 30."""
+    org = FakeOrg(window="sliding")
+    dead = replica(org)
+    await dead.__aenter__()
+    async with replica(org) as b:
+        await dead.enqueue_many(signals(560, "HIGH"))
+        await asyncio.sleep(1.0)
+        assert len(org.departures) == 28
+        world.away[0] = "cut"
+        engine.flushdb()
+        receipts = await b.enqueue_many(signals(200, "HIGH", 1_000))
+        assert {type(outcome) for outcome in await outcomes(receipts)} == {rb.Accepted}
+    await dead.aclose(0)
+    assert org.org.most_in_any_window(60.0) <= 30
+
+
+async def test_an_engine_that_is_behind_is_told_of_the_window_before_anything_is_sent(world, engine):
+    """An engine without its last second gets back the permits that are out, before another request leaves."""
+    org = FakeOrg(window="sliding")
+    async with replica(org, close_timeout=0) as a:
+        await a.enqueue_many(signals(100))
+        await asyncio.sleep(0.5)
+        dumps = {key: engine.dump(key) for key in engine.keys("*")}
+        await a.enqueue_many(signals(580, "HIGH", 1_000))
+        await asyncio.sleep(1.0)
+        assert len(org.departures) == 30
+        engine.flushdb()
+        for key, dump in dumps.items():
+            engine.restore(key, 0, dump)
+        await asyncio.sleep(70.0)
+        assert len(org.departures) > 30
+    assert org.org.most_in_any_window(60.0) <= 30
+
+
+async def test_a_flood_of_low_leaves_the_reserve_of_the_fleet_to_high(world):
+    """However many LOW the fleet has sent, three requests are left for HIGH at any moment."""
+    org = FakeOrg()
+    async with replica(org, close_timeout=0) as a, replica(org, close_timeout=0) as b:
+        await asyncio.gather(a.enqueue_many(signals(1_000)), b.enqueue_many(signals(1_000, start=1_000)))
+        await asyncio.sleep(59.0)
+        before = len(org.departures)
+        await b.enqueue_many(signals(60, "HIGH", 5_000))
+        await asyncio.sleep(0.2)
+        assert len(org.departures) == before + 3
+    assert org.org.most_in_any_window(60.0) <= 30
+
+
+async def test_what_is_answered_while_the_replica_talks_of_something_else_is_not_sent_again(world):
+    """An answer that comes during another call to a slow engine neither frees its permit early nor is sent twice."""
+    org = FakeOrg(window="sliding", delay=lambda: (0.01, 0.05))
+    world.delay = lambda: 0.15
+    async with replica(org, close_timeout=60) as a:
+        await a.enqueue_many(signals(300, "HIGH"))
+        for number in range(100):
+            await a.enqueue(signal(1_000 + number, "HIGH"))
+    assert sorted(org.ips) == sorted(set(org.ips))
+    assert org.org.most_in_any_window(60.0) <= 30
+
+
 async def test_what_the_server_says_to_one_replica_reaches_all(world):
     """A 429, a lower limit and a budget that others use are heeded by the whole fleet."""
     org = FakeOrg(limit=15, window="sliding")

@@ -345,7 +345,7 @@ async def test_100_000_signals_that_end_at_once_do_not_block_the_loop(end, monke
         return original(queue, receipts, outcome)
 
     def tick() -> None:
-        turns.append(time.perf_counter())
+        turns.append(time.thread_time())  # a loaded machine steals turns, but no processor time
         work.append(0)
 
     monkeypatch.setattr(queue_module.Queue, "_end", counted)
@@ -376,9 +376,8 @@ async def test_100_000_signals_that_end_at_once_do_not_block_the_loop(end, monke
         gc.enable()
     assert all(receipt.done() for receipt in receipts)
     assert max(work) <= queue_module.SLICE + 20
-    steps = sorted(after - before for before, after in pairwise(turns[1:]))
-    assert steps[int(len(steps) * 0.98)] < 0.02
-    assert steps[-1] < 0.25  # a loaded machine may steal a turn; one pass over 100,000 would take longer
+    steps = [after - before for before, after in pairwise(turns[1:])]
+    assert max(steps) < 0.25  # one pass over 100,000 takes longer
 
 
 async def test_nothing_outlives_the_block():

@@ -111,7 +111,7 @@ async def test_the_delay_grows_and_is_bounded_and_the_log_says_it_twice(fault, c
         assert max(gaps) < 70
         assert len(set(gaps[-20:])) > 15  # jitter
         assert 240 < c.statistics().requests < 1000
-        assert 0 < c.statistics().resumes_after <= 60
+        assert 0 <= c.statistics().resumes_after <= 60  # 0 while a try is under way
         failing, org.faults = False, []
         await c.flush()
     assert c.statistics().accepted == 500

@@ -368,7 +368,7 @@ async def test_a_second_ctrl_c_ends_at_once_and_says_what_may_have_been_sent(ing
         status, _, err = await ended(process)
 
     assert status == 130
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10  # the request would hang for 30
     assert counts(err) == {"accepted": 0, "unsent": 80, "maybe sent": 20}
     maybe = [json.loads(line) for line in (tmp_path / "bad").read_text().splitlines()]
     assert sum(one.get("may_have_arrived", False) for one in maybe) == 20
@@ -487,7 +487,7 @@ async def test_the_demo_shows_what_the_product_promises():
     text = stream.getvalue()
 
     assert status == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20  # it takes half a minute otherwise
     assert max(len(line) for line in text.splitlines()) < 80
     assert "\x1b" not in text
     story = [line for line in text.splitlines() if re.match(r" +\d+\.\ds ", line)]

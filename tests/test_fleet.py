@@ -14,6 +14,7 @@ from virtual_engine import VirtualEngine
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
+from riskbatch.stores.claims import Claim
 from riskbatch.stores.valkey import EngineClock
 
 LEASE = 10.0
@@ -537,6 +538,30 @@ async def test_nothing_of_a_fleet_outlives_the_block(world):
             if away:
                 world.away[number] = away
         assert asyncio.all_tasks() == tasks
+
+
+async def test_a_lease_is_renewed_while_it_lasts_and_harmless_afterwards():
+    """A renewed lease ends later, one that is not ends what it covers, and a renewal that comes too late does nothing."""
+    loop = asyncio.get_running_loop()
+    claim = Claim(1, "claim", loop.time() + 1.0)
+    begin = loop.time()
+    with pytest.raises(TimeoutError):
+        async with claim.lease():
+            await asyncio.sleep(0.5)
+            claim.renew(begin + 5.0)
+            await asyncio.sleep(60.0)
+    assert loop.time() - begin == pytest.approx(5.0)
+    claim.renew(loop.time() + 1.0)
+    task = asyncio.create_task(sleep_under(claim))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    claim.renew(loop.time() + 1.0)
+
+
+async def sleep_under(claim):
+    async with claim.lease():
+        await asyncio.sleep(60.0)
 
 
 # ------------------------------------------------------------------------------------------------ the engine's clock

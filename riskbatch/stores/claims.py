@@ -1,6 +1,8 @@
 """What a replica agrees upon with the engine before it sends, what it then sends, and what it tells of the end."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from attrs import frozen
 
@@ -36,7 +38,6 @@ class Claim(Batch):
     Attributes:
         name: Of the claim, and of its permit.
         give_up_at: When the lease may end, on the loop clock: the request must be given up before.
-        timeout: What gives it up, once it is under way.
         unsent: No request was made, so that the permit is free again.
         budgets: What the answer said of the budget.
         refused: The answer was a 429 for the rate.
@@ -48,7 +49,7 @@ class Claim(Batch):
         super().__init__(subjects_per_event)
         self.name = name
         self.give_up_at = give_up_at
-        self.timeout: asyncio.Timeout | None = None
+        self._timeout: asyncio.Timeout | None = None
         self.unsent = False
         self.budgets: list[Budget] = []
         self.refused = False
@@ -66,8 +67,22 @@ class Claim(Batch):
     def renew(self, give_up_at: float) -> None:
         """Keep it until *give_up_at*."""
         self.give_up_at = give_up_at
-        if self.timeout is not None and not self.timeout.expired():
-            self.timeout.reschedule(give_up_at)
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(give_up_at)
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        """
+        Give up what happens in the block when the lease may end.
+
+        Raises:
+            TimeoutError: It may have ended.
+        """
+        try:
+            async with asyncio.timeout_at(self.give_up_at) as self._timeout:
+                yield
+        finally:
+            self._timeout = None
 
     def answer(self) -> dict[str, object]:
         """Return what the script is told of the end."""

@@ -59,7 +59,7 @@ class Replica(Sender):
             batch.keep_unsent()
             return Challenged()
         try:
-            async with asyncio.timeout_at(batch.give_up_at) as batch.timeout:
+            async with batch.lease():
                 return await super()._ask(batch)
         except TimeoutError:
             return Unavailable("the fleet's engine was away for longer than the lease", may_have_arrived=True)

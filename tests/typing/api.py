@@ -117,3 +117,13 @@ async def misuses_of_an_open_client(client: rb.Client, receipt: rb.Receipt) -> N
     client.statistics().admitted = 0  # type: ignore[misc]
     client.statistics().waiting_by_level[rb.RiskLevel.LOW] = 0  # type: ignore[index]
     print(receipt.outcome.request_id)  # type: ignore[union-attr]
+
+
+def the_stores(path: Path) -> None:
+    rb.Client("https://acme.okta.com", rb.ApiToken("t"), store=rb.SqliteStore(path, synchronous="NORMAL"))
+    fleet = rb.ValkeyStore("valkey://localhost:6379/0", name="acme", lease=5.0, buffer=100)
+    client = rb.Client("https://acme.okta.com", rb.ApiToken("t"), store=fleet)
+    assert_type(client.statistics().fleet, rb.FleetStatistics | None)
+    rb.ValkeyStore("valkey://localhost:6379/0", "acme")  # type: ignore[call-arg]
+    rb.SqliteStore(path, synchronous="OFF")  # type: ignore[arg-type]
+    rb.Client("https://acme.okta.com", rb.ApiToken("t"), store="signals.db")  # type: ignore[arg-type]

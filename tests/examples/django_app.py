@@ -6,8 +6,9 @@ Django, or any synchronous program: the client has an event loop in a thread of 
     python django_app.py runserver --noreload 8000
     curl -d 'ip=203.0.113.7' http://127.0.0.1:8000/lockout
 
-Each worker process has its own client: give each its share of the budget, as in limit=rb.RateLimit(10, 60.0) for
-three. Under a server that forks (gunicorn), start it in the worker, as here at the first use, and not before the fork.
+Each worker process has its own client: make them a fleet with store=rb.ValkeyStore(...), or give each its share of the
+budget, as in limit=rb.RateLimit(10, 60.0) for three. Under a server that forks (gunicorn), start it in the worker, as
+here at the first use, and not before the fork.
 """
 
 import asyncio

@@ -269,6 +269,8 @@ class DurableQueue(Queue):
             await crowd.written
             if crowd.failure is not None:
                 raise StoreError(crowd.failure)
+            if self._all_cold:
+                await self._load_victims(1)
         except BaseException:
             await self._withdraw(crowd, index, 1, promised)
             raise
@@ -328,9 +330,13 @@ class DurableQueue(Queue):
         """Load what *signals* may supersede or shed, so that it is dealt with like all others."""
         if self._coalesce:
             self._line_up(self._thaw(await self._store.find([signal.ip for signal in signals])))
+        await self._load_victims(len(signals))
+
+    async def _load_victims(self, count: int) -> None:
+        """Load what *count* newcomers may shed; again after their write, as others shed and send meanwhile."""
         if self._when_full == "shed":
             for level in RiskLevel:
-                while self._cold[level] and self._prioritizer.lanes[level].size < len(signals):
+                while self._cold[level] and self._prioritizer.lanes[level].size < count:
                     chunk = await self._store.load(level, after := self._loaded[level], CHUNK)
                     if self._loaded[level] == after:
                         self._take_in(level, chunk)
@@ -345,6 +351,8 @@ class DurableQueue(Queue):
                 await crowd.written
             if crowd.failure is not None:
                 raise StoreError(crowd.failure)
+            if self._all_cold:
+                await self._load_victims(len(signals))
         except BaseException:
             await self._withdraw(crowd, index, len(durable), promised)
             raise

@@ -514,6 +514,24 @@ async def test_the_backlog_counts_for_capacity_and_is_shed(okta, path, small_mem
     assert len(in_file(path)) == 200
 
 
+@pytest.mark.parametrize("how", ["one by one", "many at once"])
+async def test_a_high_is_never_shed_while_a_low_waits_in_the_store_only(okta, path, small_memory, how):
+    """However many HIGH come at the same time, each sheds a LOW, though most of the LOW are not in memory."""
+    await leave(okta, path, signals(300))
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 300, "when_full": "shed"}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        await asyncio.sleep(0.05)  # the first request takes twenty of the loaded
+        highs = signals(200, "HIGH", 1000)
+        if how == "one by one":
+            receipts = await asyncio.gather(*map(c.enqueue, highs))
+        else:
+            halves = await asyncio.gather(c.enqueue_many(highs[:100]), c.enqueue_many(highs[100:]))
+            receipts = halves[0] + halves[1]
+        assert not any(receipt.done() for receipt in receipts)
+        assert c.statistics().shed == 200
+        assert balanced(c)
+
+
 async def test_a_large_backlog_starts_at_once(okta, path):
     """A backlog of 200,000 is open at once, and is not held in memory."""
     await leave(okta, path, signals(1))

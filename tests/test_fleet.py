@@ -1,6 +1,7 @@
 """The promises of a fleet, over a real engine on a virtual clock; wire/test_fleet_processes.py kills real processes."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from contextlib import suppress
@@ -14,10 +15,12 @@ from virtual_engine import VirtualEngine
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
+from riskbatch.stores import valkey as module
 from riskbatch.stores.claims import Claim
 from riskbatch.stores.valkey import EngineClock
 
 LEASE = 10.0
+KEYS = [f"riskbatch:1:{{acme}}:{key}" for key in module._KEYS]
 
 
 @pytest.fixture
@@ -412,6 +415,36 @@ async def test_a_payload_of_many_subjects_is_shared_too(world):
         await asyncio.gather(a.flush(), b.flush())
     assert [i for i, r in enumerate(receipts) if isinstance(r.outcome, rb.Rejected)] == [377]
     assert max(len(aboard) for _, aboard in org.departures) > 400
+
+
+async def test_the_capacity_is_the_fleets(world):
+    """A full fleet rejects all of many or none, lets HIGH in first, and a timeout of nothing is for room only."""
+    org = FakeOrg(delay=lambda: (0.05, 1000.0))
+    options = {"capacity": 100, "close_timeout": 0}
+    async with replica(org, when_full="reject", **options) as a, replica(org, **options) as b:
+        await a.enqueue_many(signals(90))
+        with pytest.raises(rb.QueueFull):
+            await a.enqueue_many(signals(11, start=100))
+        assert a.statistics().admitted == 90
+        for number in range(10):
+            await b.enqueue(signal(200 + number), timeout=0.0)
+        with pytest.raises(rb.QueueFull):
+            await b.enqueue(signal(300), timeout=0.0)
+        with pytest.raises(rb.QueueFull):
+            await a.enqueue(signal(301, "HIGH"))
+        low = asyncio.create_task(b.enqueue(signal(400)))
+        await asyncio.sleep(1.0)
+        high = asyncio.create_task(b.enqueue(signal(401, "HIGH")))
+        await asyncio.sleep(1.0)
+        assert not low.done()
+        assert not high.done()
+        world.run(
+            KEYS, ["drop", json.dumps({"ids": [str(next(iter(b._queue._own)))]})]
+        )  # an operator makes room for one
+        assert (await high).signal.ip == ip(401)
+        assert not low.done()
+        low.cancel()
+    assert balanced(b)
 
 
 # ------------------------------------------------------------------------------------------------ the engine is away

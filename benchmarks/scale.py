@@ -3,8 +3,9 @@
 
 A thousand clients share one aiohttp session and send at full budget, 500 requests a second in all, to a server in
 another process that answers as Okta does; each org has a loopback address of its own, and so a connection. Each client
-is never without a LOW to send, and gets a HIGH every ten seconds. The first minute is left out: whoever has just begun
-has all permits. Then ten thousand clients that are idle: what they weigh, and how long it takes to open them.
+is never without a LOW to send, and gets a HIGH a second, as in *flood*, so that hardly a request keeps to the reserve.
+The first minute is left out: whoever has just begun has all permits. Then ten thousand clients that are idle: what they
+weigh, and how long it takes to open them.
 """
 
 import asyncio
@@ -55,16 +56,16 @@ async def serve() -> None:
 
 
 async def feed(client: rb.Client, number: int) -> None:
-    """Let *client* never run out of LOW, and give it a HIGH every ten seconds."""
+    """Let *client* never run out of LOW, and give it a HIGH a second."""
     rng = random.Random(number)
     lows = [rb.RiskSignal(f"10.0.{n >> 8}.{n & 255}", "LOW") for n in range(400)]
     high = rb.RiskSignal("203.0.113.7", "HIGH")
-    await asyncio.sleep(rng.random() * 10)
+    await asyncio.sleep(rng.random())
     while True:
         if client.statistics().waiting < 200:
             await client.enqueue_many(lows)
         await client.enqueue(high)
-        await asyncio.sleep(10)
+        await asyncio.sleep(1)
 
 
 async def full(orgs: int, port: int) -> tuple[float, float, float, list[float]]:

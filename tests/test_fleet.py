@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 from test_promises import poisoned, soon, wild_faults
-from virtual_engine import VirtualEngine
+from virtual_engine import BASE, VirtualEngine
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
@@ -255,6 +255,34 @@ async def test_a_high_of_one_replica_rides_the_next_request_whoever_sends_it(wor
             assert isinstance(await high, rb.Accepted)
             assert org.carried(high.signal.ip) == [before]
         await asyncio.gather(a.aclose(0), b.aclose(0))
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_when_a_request_leaves_nobody_in_the_fleet_outranks_one_aboard(world, engine, seed):
+    """When a request leaves, no signal that waits anywhere in the fleet outranks one in it, those held back apart."""
+    rng = random.Random(seed)
+    org = FakeOrg(script=wild_faults(rng, 0.1), delay=lambda: (rng.uniform(0, 2), rng.uniform(0, 2)))
+    rank: dict[str, tuple[int, int]] = {}
+    left_behind = []
+
+    def look(aboard):
+        lowest = max(rank[one] for one in aboard if one in rank)
+        taken_at = (BASE + asyncio.get_running_loop().time() - 0.01) * 1e6  # later ones may be too late for it
+        for level, key in enumerate(KEYS[3:6]):
+            for number in map(int, engine.zrange(key, 0, -1)):
+                left_behind.extend([number] if number < taken_at and (level, number) < lowest else [])
+
+    async with replica(org) as a, replica(org) as b:
+        for number in range(900):
+            level = rng.choices(["HIGH", "MEDIUM", "LOW"], [1, 2, 9])[0]
+            receipt = await rng.choice((a, b)).enqueue(signal(number, level))
+            rank[receipt.signal.ip] = (list(rb.RiskLevel).index(receipt.signal.risk_level), receipt.row)
+            org.on_departure = look
+            if rng.random() < 0.3:
+                await asyncio.sleep(rng.expovariate(3.0))
+        await asyncio.gather(a.flush(600), b.flush(600))
+    assert len(org.departures) > 30
+    assert not left_behind
 
 
 async def test_within_a_level_the_oldest_of_the_fleet_goes_first(world):

@@ -130,9 +130,13 @@ class Queue:
             return None
         if self._coalesce or signal.expires_at is not None:
             return self._admit(signal)
+        return self._append(signal)
+
+    def _append(self, signal: RiskSignal) -> Receipt:
+        """Admit *signal*, for which there is room, and which has neither an expiry nor a predecessor."""
         self.admitted = number = self.admitted + 1
         receipt = Receipt(signal, number, self._loop.time(), None, self._loop)
-        if prioritizer.append(receipt) <= self._payload:
+        if self._prioritizer.append(receipt) <= self._payload:
             self._wake_for(signal.risk_level)
         return receipt
 

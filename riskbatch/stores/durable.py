@@ -9,8 +9,9 @@ receipts are zero and less for what was left, and memory is bounded whatever the
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -36,14 +37,34 @@ _RETRY = 1.0  # seconds after a store could not be read
 
 class _Written(asyncio.Future[None]):
     """
-    Wakes all whose signals were written together. It cannot be cancelled.
+    Wakes all whose signals were written together, in one callback of the event loop where others need one for each.
 
-    So whoever is cancelled meanwhile hears of it when the write is over, when he can tell what to withdraw, and takes
-    nobody with him.
+    It cannot be cancelled: whoever is cancelled meanwhile hears of it when the write is over, when he can tell what to
+    withdraw, and takes nobody with him.
     """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._waiting: list[tuple[Callable[[_Written], object], Context]] = []
 
     def cancel(self, msg: Any = None) -> bool:
         return False
+
+    def add_done_callback(self, fn: Callable[["_Written"], object], /, *, context: Context | None = None) -> None:
+        self._waiting.append((fn, context or copy_context()))
+
+    def wake(self) -> None:
+        """Be done; those who wait go on in the next turn of the loop."""
+        self.set_result(None)
+        self.get_loop().call_soon(self._wake, iter(self._waiting))
+
+    def _wake(self, waiting: Iterator[tuple[Callable[["_Written"], object], Context]]) -> None:
+        try:
+            for go_on, context in waiting:
+                context.run(go_on, self)
+        except BaseException:  # one of them ends the program; the others must not wait for ever
+            self.get_loop().call_soon(self._wake, waiting)
+            raise
 
 
 class _Crowd:
@@ -51,7 +72,7 @@ class _Crowd:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.signals: list[RiskSignal] = []
-        self.written = _Written(loop=loop)
+        self.written = _Written(loop)
         self.rows: Sequence[int] = ()
         self.failure: str | None = None
 
@@ -259,12 +280,16 @@ class DurableQueue(Queue):
             return self._enter(signal, None)
         promised = 0
         if self._when_full != "shed":
-            if self.room() > 0:
+            if self._capacity - self._prioritizer.size - self._all_cold - self.in_flight - self._promised > 0:
                 self._promised += 1
             else:
                 await self._keep_place(signal, timeout)
             promised = 1
-        crowd, index = self._join((signal,))
+        crowd = self._crowd or self._gather()
+        index = len(crowd.signals)
+        crowd.signals.append(signal)
+        if index + 1 == CROWD:
+            self._hand_over(crowd)
         try:
             await crowd.written
             if crowd.failure is not None:
@@ -345,7 +370,11 @@ class DurableQueue(Queue):
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
         is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
         durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
-        crowd, index = self._join(durable)
+        crowd = self._crowd or self._gather()
+        index = len(crowd.signals)
+        crowd.signals += durable
+        if len(crowd.signals) >= CROWD:
+            self._hand_over(crowd)
         try:
             if durable:
                 await crowd.written
@@ -361,17 +390,11 @@ class DurableQueue(Queue):
         pairs = zip(signals, is_past, strict=True)
         return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
-    def _join(self, signals: Sequence[RiskSignal]) -> tuple[_Crowd, int]:
-        """Add *signals* to the present crowd, and return it and where they begin in it."""
-        crowd = self._crowd
-        if crowd is None:
-            self._crowd = crowd = _Crowd(self._loop)
-            self._loop.call_soon(self._hand_over, crowd)
-        index = len(crowd.signals)
-        crowd.signals += signals
-        if len(crowd.signals) >= CROWD:
-            self._hand_over(crowd)
-        return crowd, index
+    def _gather(self) -> _Crowd:
+        """Begin a crowd, which is handed over in the next turn of the loop, or when it is large enough."""
+        self._crowd = crowd = _Crowd(self._loop)
+        self._loop.call_soon(self._hand_over, crowd)
+        return crowd
 
     def _hand_over(self, crowd: _Crowd) -> None:
         """Have *crowd* written, unless it is already."""
@@ -390,7 +413,7 @@ class DurableQueue(Queue):
             crowd.failure = f"the store failed: {type(error).__name__}"
             raise
         finally:
-            crowd.written.set_result(None)
+            crowd.written.wake()
 
     async def _withdraw(self, crowd: _Crowd, index: int, count: int, promised: int) -> None:
         """Return when *count* signals of *crowd* are surely not in the store, and free the places kept for them."""
@@ -403,6 +426,10 @@ class DurableQueue(Queue):
             self._promise_room()
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
+        if signal.expires_at is None and not self._coalesce and self._when_full != "shed":
+            receipt = self._append(signal)
+            receipt.row = row
+            return receipt
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
             return self._admit_by_shedding(signal, row)
         return self._admit(signal, row)

@@ -774,6 +774,30 @@ async def test_a_settlement_that_fails_is_written_again(okta, path, monkeypatch,
     assert "disk I/O error" in caplog.text
 
 
+def test_who_ends_the_program_leaves_no_other_caller_waiting(path):
+    """If one of those whose signals were written together raises `SystemExit`, the others get their receipts still."""
+
+    async def report(c: rb.Client, number: int) -> None:
+        await c.enqueue(rb.RiskSignal(ip(number), "LOW"))
+        if number == 1:
+            raise SystemExit
+
+    async def begin() -> tuple[rb.Client, list[asyncio.Task]]:
+        store = rb.SqliteStore(path)
+        c = rb.Client("https://acme.okta.com", rb.ApiToken("t"), store=store, transport=Holding(), close_timeout=0.0)
+        await c.__aenter__()
+        return c, [asyncio.create_task(report(c, number)) for number in range(4)]
+
+    with asyncio.Runner() as runner:
+        c, reports = runner.run(begin())
+        with pytest.raises(SystemExit):
+            runner.run(asyncio.wait(reports))
+        _, late = runner.run(asyncio.wait(reports, timeout=5.0))
+        runner.run(c.aclose())
+    assert not late
+    assert [type(report.exception()) for report in reports] == [type(None), SystemExit, type(None), type(None)]
+
+
 async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monkeypatch):
     """If `enqueue` is cancelled while its transaction is under way, the row is gone when it returns."""
     real = sqlite_file.insert

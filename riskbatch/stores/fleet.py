@@ -413,6 +413,7 @@ class FleetQueue(Queue):
             "units": [len(add.signals) for add in adding],
             "when_full": self._when_full,
             "capacity": self._capacity,
+            "after": self._link.read_until,
         }
         signals = [encoded(signal) for add in adding for signal in add.signals]
         told = await self._link.call("admit", given, signals)
@@ -423,6 +424,7 @@ class FleetQueue(Queue):
             number += count
         if told["news"]:
             self.wake()
+        await self._settle(told["notices"])  # whom the newcomers shed or superseded, before they go on
         self._promise_room()
 
     def _choose(self) -> list[_Add]:

@@ -15,6 +15,7 @@ from ..signals import RiskLevel, RiskSignal
 from .valkey import Engine, EngineAway, FleetStatistics, encoded, identity
 
 _SLICE = 250  # signals a call
+_NO_NOTICES = "9999999999999-0"  # a place in the stream that is never reached
 _LEASE = 10_000  # milliseconds, twice which a replica counts as alive
 
 
@@ -69,7 +70,8 @@ async def import_signals(engine: Engine, signals: Iterable[RiskSignal]) -> int:
     """Add *signals* to the queue whatever its capacity, and return how many; importing twice adds them twice."""
     count, left, replica = 0, iter(signals), identity()
     while chunk := list(islice(left, _SLICE)):
-        given = {"units": [len(chunk)], "when_full": "wait", "capacity": 10**12, "number": count, "replica": replica}
+        given: dict[str, object] = {"units": [len(chunk)], "when_full": "wait", "capacity": 10**12}
+        given |= {"number": count, "replica": replica, "after": _NO_NOTICES}
         told = await _call(engine, "admit", [encoded(signal) for signal in chunk], **given)
         count += sum(told["counts"])
     await _call(engine, "bye", replica=replica)

@@ -304,4 +304,11 @@ def encoded(signal: RiskSignal) -> str:
     expires_after: object = "-"
     if signal.expires_at is not None:  # a difference, since the clocks of two hosts do not agree
         expires_after = round((signal.expires_at - datetime.now(UTC)).total_seconds() * 1000)
-    return f"{_RANK[signal.risk_level]} {expires_after} {json.dumps(signal.to_json(), separators=(',', ':'))}"
+    told = {**signal.to_json(), "timestamp": _exactly(signal.timestamp)}
+    if signal.expires_at is not None:
+        told["expiresAt"] = _exactly(signal.expires_at)
+    return f"{_RANK[signal.risk_level]} {expires_after} {json.dumps(told, separators=(',', ':'))}"
+
+
+def _exactly(time: datetime) -> str:
+    return f"{time.isoformat(timespec='microseconds')[:-6]}Z"  # cut "+00:00"

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import valkey
 from dict_store import DictStore, Place
 from multidict import CIMultiDict
 
@@ -93,9 +94,10 @@ def path(tmp_path):
     return tmp_path / "signals.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping", "of a third party"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping", "of a third party", "fleet of one"])
 def store(request, path):
     make = {
+        "fleet of one": lambda: rb.ValkeyStore(request.getfixturevalue("engine_url"), name=path.parent.name),
         "memory": lambda: None,
         "sqlite": lambda: rb.SqliteStore(path),
         "sqlite normal": lambda: rb.SqliteStore(path, synchronous="NORMAL"),
@@ -115,6 +117,9 @@ def kept(store: rb.Store | None) -> list[str]:
     """Return the addresses that *store* has."""
     if isinstance(store, DictStore):
         return [row.signal.ip for row in store.place.rows.values()]
+    if isinstance(store, rb.ValkeyStore):
+        records = valkey.Valkey.from_url(store._shown).hvals(f"riskbatch:1:{{{store.name}}}:signals")
+        return [json.loads(record.split(b" ", 4)[4])["ip"] for record in records]
     return [] if store is None else in_file(store.path)
 
 

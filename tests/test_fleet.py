@@ -240,6 +240,19 @@ async def test_what_the_server_says_to_one_replica_reaches_all(world):
     assert org.org.most_in_any_window(60.0) <= 30
 
 
+async def test_a_429_for_concurrency_teaches_the_fleet_nothing_of_the_rate(world):
+    """Limit 0 with remaining 0 is a short backoff of the one that got it: neither a limit nor a hold for the fleet."""
+    org = FakeOrg()
+    org.faults.append(Fault.crowded())
+    async with replica(org) as a, replica(org) as b:
+        receipt = await a.enqueue(signal(1, "HIGH"))
+        assert isinstance(await receipt, rb.Accepted)
+        await b.enqueue(signal(2))
+        await b.flush()
+        assert org.departures[1][0] - org.departures[0][0] < 10.0
+        assert {one.statistics().limit for one in (a, b)} == {30}
+
+
 # ------------------------------------------------------------------------------------------------ one order
 
 
@@ -494,6 +507,26 @@ async def test_enqueue_waits_while_the_engine_is_away_and_nothing_is_admitted_tw
         assert c.statistics().fleet.away is None
     assert sorted(org.ips) == sorted(one.ip for one in signals(80))
     assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["notices kept", "notices gone"])
+async def test_a_receipt_ends_though_its_replica_was_away_when_its_signal_was_sent(world, engine, kept):
+    """Who comes back learns how its signals ended; or that they did, if that is all the engine still knows."""
+    org = FakeOrg()
+    async with replica(org, linger=0.0) as a, replica(org) as b:
+        await b.enqueue_many(signals(400, start=1_000))
+        receipts = await a.enqueue_many(signals(20))
+        world.away[0] = "cut"
+        await asyncio.sleep(100.0)
+        assert {ip(number) for number in range(20)} <= set(org.ips)
+        assert not any(receipt.done() for receipt in receipts)
+        if not kept:
+            engine.delete(KEYS[-1])  # as it is a quarter of an hour after the last notice
+        world.away.clear()
+        unknown = rb.Abandoned("settled while this replica was away", may_have_arrived=True)
+        found = set(await asyncio.wait_for(outcomes(receipts), 60.0))
+        assert {type(outcome) for outcome in found} == {rb.Accepted} if kept else found == {unknown}
+        assert balanced(a)
 
 
 async def test_a_full_buffer_rejects_or_sheds_as_when_full_says(world):

@@ -89,7 +89,7 @@ class Claim(Batch):
         return {
             "claim": self.name,
             "unsent": self.unsent,
-            "budgets": [_budget(budget) for budget in self.budgets],
+            "budgets": [_budget(budget) for budget in self.budgets if not budget.is_concurrency()],
             "refused": self.refused,
             "landed": self.landed,
             "back": self.back,

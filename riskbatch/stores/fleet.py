@@ -239,27 +239,35 @@ class FleetQueue(Queue):
         now = self._loop.time()
         answered = [(name, at + self._period - now) for name, at in self._permits]
         out = [(name, self._period + self._lease) for name in self._claims]
-        missed = await self._link.hello([permit for permit in (*answered, *out) if permit[1] > 0])
-        if missed or self._link.forgotten:
-            await self._recover(restore=self._link.forgotten)
-            self._link.forgotten = False
+        await self._link.hello([permit for permit in (*answered, *out) if permit[1] > 0])
+        await self._recover()
+        self._link.forgotten = False
         self._link.greeted = True
 
-    async def _recover(self, *, restore: bool) -> None:
-        """Find out what became of this replica's signals, and give an engine that lost some those back."""
+    async def _recover(self) -> None:
+        """
+        Find out what became of this replica's signals, and give an engine that lost some those back.
+
+        Who is missing was settled, and the notice of it is there before; unless this replica was away for longer than
+        notices are kept, or the engine has lost both.
+        """
         await self._send_answers()
-        while notices := (await self._link.call("read", {"after": self._link.read_until}))["notices"]:
-            await self._settle(notices)
         numbers = list(self._own)
         for start in range(0, len(numbers), _AT_ONCE):
             page = [str(number) for number in numbers[start : start + _AT_ONCE]]
-            missing = map(int, (await self._link.call("missing", {"ids": page}))["ids"])
+            missing = [int(text) for text in (await self._link.call("missing", {"ids": page}))["ids"]]
+            if missing:
+                await self._read_on()
             lost = {number: self._own[number] for number in missing if number in self._own}
-            if lost and restore:  # with the same ids, so that an answer that is still to come finds them
+            if lost and self._link.forgotten:  # with the same ids, so that an answer that is still to come finds them
                 signals = [encoded(receipt.signal) for receipt in lost.values()]
                 await self._link.call("restore", {"ids": [str(number) for number in lost]}, signals)
             elif lost:
                 self._end_own(lost, lambda _: Abandoned("settled while this replica was away", may_have_arrived=True))
+
+    async def _read_on(self) -> None:
+        while notices := (await self._link.call("read", {"after": self._link.read_until}))["notices"]:
+            await self._settle(notices)
 
     # -- the books, which are this replica's own
 

@@ -84,12 +84,8 @@ class Link:
         late = min(TOLERANCE * 2.0**self._untimely, _MOST_TOLERANCE)
         return {"not_before": math.floor(span[0] * 1000), "not_after": math.ceil((span[1] + late) * 1000)}
 
-    async def hello(self, permits: Sequence[tuple[str, float]]) -> bool:
-        """
-        Tell the engine of the *permits* that are out: names, and seconds until they come back.
-
-        Returns whether notices were missed, because this replica was away for longer than they are kept.
-        """
+    async def hello(self, permits: Sequence[tuple[str, float]]) -> None:
+        """Tell the engine of the *permits* that are out: names, and seconds until they come back."""
         correction = self._correction() if self._engine.clock.step else {}
         out = [(name, milliseconds(after)) for name, after in permits]
         told = await self.call("hello", {"new_epoch": secrets.token_hex(8), "permits": out, **correction})
@@ -101,7 +97,6 @@ class Link:
             self._journal.say(logging.ERROR, "engine_forgot", text)
             self.read_until = "0-0"
         self._epoch = told["epoch"]
-        return told["first"] is not None and _order(told["first"]) > _order(self.read_until) > (0, 0)
 
     def _correction(self) -> dict[str, object]:
         clock = self._engine.clock
@@ -114,9 +109,3 @@ class Link:
             found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
             text = f"the fleet's engine may lose signals: {found}"
             self._journal.say(logging.WARNING, "engine_unsafe", text, reason=found)
-
-
-def _order(place: str) -> tuple[int, int]:
-    """Return what orders places in a stream."""
-    first, _, second = place.partition("-")
-    return int(first), int(second)

@@ -51,7 +51,7 @@ class Replica(Sender):
         if self._drain_by is None or self.counts.requests_in_flight:
             return False
         now = self._loop.time()
-        return self._queue.waiting == 0 or now >= self._drain_by or now + look.next_after >= self._drain_by > -math.inf
+        return self._queue.waiting == 0 or now >= self._drain_by or now + look.next_after >= self._drain_by
 
     async def _ask(self, batch: Batch) -> Verdict | Challenged:
         assert isinstance(batch, Claim)  # noqa: S101 - the queue's

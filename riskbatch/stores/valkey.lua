@@ -156,8 +156,8 @@ local function line_up(id, signal)
   call('ZADD', LANES[signal.level], signal.place, id)
 end
 
--- Let a signal wait from `ready_at` on, unless a newer one for its address does.
-local function put_back(id, ready_at, coalesce)
+-- Let a signal wait again, unless a newer one for its address does; the caller says where.
+local function put_back(id, coalesce)
   local signal = load(id)
   if not signal then return false end
   if coalesce then
@@ -177,7 +177,7 @@ local function put_back(id, ready_at, coalesce)
 end
 
 local function hold(id, ready_at, coalesce)
-  local signal = put_back(id, ready_at, coalesce)
+  local signal = put_back(id, coalesce)
   if not signal then return end
   if ready_at <= NOW then line_up(id, signal) else call('ZADD', HELD, id_text(ready_at), id) end
 end
@@ -186,7 +186,7 @@ end
 local function suspect(ids, ready_at, coalesce)
   local kept, level = {}, nil
   for _, id in ipairs(ids) do
-    local signal = put_back(id, ready_at, coalesce)
+    local signal = put_back(id, coalesce)
     if signal then
       kept[#kept + 1] = id
       level = signal.level
@@ -658,7 +658,7 @@ function step.admit(a)
     counts[i] = fits
     at = at + size
   end
-  local reply = {first = ids[1], counts = counts, room = room, news = is_news(before, sizes())}
+  local reply = {first = ids[1], counts = counts, news = is_news(before, sizes())}
   call('HSET', ADMITTED, a.replica, cjson.encode({number = a.number, reply = reply}))
   reply.notices = notices(a.after)
   return reply
@@ -678,7 +678,6 @@ function step.take(a)
   local alone = call('ZCOUNT', REPLICAS, id_text(NOW - 2 * a.lease), '+inf') == 1
   a.draining = a.draining and alone
   local again_at = more and NOW or look_again_at(a.lease)
-  -- A call that comes late, or reads a clock that was stepped, is not given a permit on the strength of that clock.
   if a.sending and not more and not a.forgot then
     local demand = demand_now(a)
     local at = demand and next_at(demand, a, returns()) or math.huge
@@ -720,17 +719,15 @@ end
 
 -- Take back signals whose `enqueue` was cancelled; what is in flight already stays.
 function step.withdraw(a)
-  local held, left = claimed(), {}
+  local held = claimed()
   for _, id in ipairs(a.ids) do
-    local signal = load(id)
-    if signal and not held[id] then
+    local signal = not held[id] and load(id)
+    if signal then
       forget(id, signal)
       count('admitted', -1)
-    else
-      left[#left + 1] = id
     end
   end
-  return {left = left}
+  return {}
 end
 
 -- Begin, or begin again after the connection was lost: what the replica remembers of the window is put in where the
@@ -748,11 +745,9 @@ function step.hello(a)
     call('HDEL', CALLS, gone)
   end
   local last = call('XREVRANGE', NOTICES, '+', '-', 'COUNT', 1)[1]
-  local first = call('XRANGE', NOTICES, '-', '+', 'COUNT', 1)[1]
   return {
     epoch = state.epoch,
     last = last and last[1] or '0-0',
-    first = first and first[1] or cjson.null,
     append_only = string.match(call('INFO', 'persistence'), 'aof_enabled:(%d)') == '1',
     eviction = string.match(call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or 'unknown',
   }

@@ -581,6 +581,33 @@ async def test_a_cancelled_enqueue_has_admitted_nothing(world, ticks, away):
     assert ip(1) not in org.ips
 
 
+@pytest.mark.parametrize("companions", [0, 3])
+async def test_a_signal_that_is_cancelled_as_it_is_admitted_is_not_sent_by_its_own_replica(world, companions):
+    """Who is cancelled in the moment of admission is withdrawn, though the replica asks for a batch in that moment."""
+    org = FakeOrg()
+    async with replica(org) as a:
+        enter = a._queue._enter
+
+        def enter_and_cancel(add, numbers):
+            enter(add, numbers)
+            if [receipt.signal.ip for receipt in add.receipts] == [ip(1)]:
+                call.cancel()
+
+        a._queue._enter = enter_and_cancel
+        a._queue.wake()  # so that a look follows the admission in one go
+        others = [asyncio.create_task(a.enqueue(one)) for one in signals(companions, "HIGH", 10)]
+        call = asyncio.create_task(a.enqueue(signal(1, "HIGH")))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.gather(*others)
+        receipt = await a.enqueue(signal(2, "HIGH"))
+        assert isinstance(await receipt, rb.Accepted)
+        assert await a.flush() == 0
+        assert balanced(a)
+    assert sorted(org.ips) == sorted([ip(2), *(ip(10 + number) for number in range(companions))])
+    assert all(aboard for _, aboard in org.departures)
+
+
 async def test_a_client_that_closes_while_the_engine_is_away_ends_in_time(world):
     """Leaving the block returns by its timeout though the engine is away, and every receipt is settled."""
     org = FakeOrg()

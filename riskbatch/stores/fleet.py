@@ -546,6 +546,10 @@ class FleetQueue(Queue):
         self._full = self._full and told["fleet"]["unsettled"] >= self._capacity
         await self._settle(told["notices"])
         taken = self._claim(name, told["batch"], sent_at + self._lease) if "batch" in told else None
+        if taken is not None and not taken.receipts:
+            self.give_back(taken)
+            taken = None
+            self.wake()
         if not found.done():
             found.set_result(Look(taken, told["again_after"] / 1000, told.get("next_after", math.inf) / 1000))
         elif taken is not None:  # nobody looks any more
@@ -567,12 +571,13 @@ class FleetQueue(Queue):
     def _claim(self, name: str, told: Mapping[str, Any], give_up_at: float) -> Claim:
         claim = Claim(self._subjects, name, give_up_at)
         claim.is_probe = told["probe"]
-        unreadable = []
+        withdrawn = {text for ids, _ in self._withdrawals for text in ids}  # cancelled while this was asked for
+        dropped = []
         for text, attempts, arrived, signal in told["ids"]:
             number = int(text)
-            receipt = self._own.get(number) or self._foreign(number, signal)
+            receipt = None if text in withdrawn else self._own.get(number) or self._foreign(number, signal)
             if receipt is None:
-                unreadable.append(text)
+                dropped.append(text)
                 continue
             if not claim.add(receipt):  # the script and the batcher disagree
                 claim.back.append({"ids": [text], "after": 0})
@@ -582,8 +587,8 @@ class FleetQueue(Queue):
             if number in self._own:
                 self._flying.add(number)
         self.in_flight = len(self._flying)
-        if unreadable:
-            claim.landed.append({"outcome": "Dropped", "detail": "", "ids": unreadable})
+        if dropped:
+            claim.landed.append({"outcome": "Dropped", "detail": "", "ids": dropped})
         self._claims[name] = claim
         return claim
 

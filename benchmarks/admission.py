@@ -26,6 +26,7 @@ from riskbatch.wire import Request, Response
 
 MILLION = 1_000_000
 WINDOW = 20_000
+CHUNK = 1_000  # signals of one `enqueue_many`
 RANK = {level: rank for rank, level in enumerate(rb.RiskLevel)}
 LEVELS = [rb.RiskLevel(name) for name in ["LOW"] * 16 + ["MEDIUM"] * 3 + ["HIGH"]]
 
@@ -43,11 +44,21 @@ async def client(**options) -> AsyncIterator[rb.Client]:
         yield opened
 
 
-def signals(number: int, level: str | None = None, expires_at: datetime | None = None) -> list[rb.RiskSignal]:
+def signals(
+    number: int, level: str | None = None, expires_at: datetime | None = None, *, start: int = 0
+) -> list[rb.RiskSignal]:
     return [
         rb.RiskSignal(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", level or LEVELS[n % 20], expires_at=expires_at)
-        for n in range(number)
+        for n in range(start, start + number)
     ]
+
+
+async def hand_in(to: rb.Client, number: int, level: str, expires_at: datetime | None = None) -> None:
+    """Enqueue signals as a service does, which keeps neither them nor their receipts."""
+    for start in range(0, number, CHUNK):
+        coming = signals(min(CHUNK, number - start), level, expires_at, start=start)
+        await asyncio.sleep(0)  # to make them is not the client's work
+        await to.enqueue_many(coming)
 
 
 @define
@@ -232,19 +243,16 @@ async def pulse() -> AsyncIterator[Pulse]:
 
 
 async def filling(number: int) -> Pulse:
-    coming = signals(number, "LOW")
     async with client() as opened, pulse() as found:
-        await opened.enqueue_many(coming)
+        await hand_in(opened, number, "LOW")
     return found
 
 
 async def shedding(number: int) -> Pulse:
     async with client(capacity=number, when_full="shed") as opened:
-        await opened.enqueue_many(signals(number, "LOW"))
-        coming = signals(number // 5, "HIGH")
-        gc.collect()
+        await hand_in(opened, number, "LOW")
         async with pulse() as found:
-            await opened.enqueue_many(coming)
+            await hand_in(opened, number // 5, "HIGH")
         assert opened.statistics().shed == number // 5
     return found
 
@@ -253,8 +261,7 @@ async def expiring(number: int) -> Pulse:
     async with client() as opened:
         begin = asyncio.get_running_loop().time()
         end = datetime.now(UTC) + timedelta(seconds=60)
-        await opened.enqueue_many(signals(number, "LOW", end))
-        gc.collect()
+        await hand_in(opened, number, "LOW", end)
         async with pulse() as found:
             await asyncio.sleep(begin + 61 - asyncio.get_running_loop().time())
             while opened.statistics().waiting:
@@ -265,11 +272,9 @@ async def expiring(number: int) -> Pulse:
 
 async def coalescing(number: int) -> Pulse:
     async with client(coalesce=True) as opened:
-        await opened.enqueue_many(signals(number, "LOW"))
-        coming = signals(number // 5, "LOW")
-        gc.collect()
+        await hand_in(opened, number, "LOW")
         async with pulse() as found:
-            await opened.enqueue_many(coming)
+            await hand_in(opened, number // 5, "LOW")
         assert opened.statistics().superseded >= number // 5 - 1000
     return found
 

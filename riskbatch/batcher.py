@@ -7,85 +7,103 @@ have the same timestamp and expiry, because Okta keeps those per event.
 
 from collections.abc import Iterable, Sequence
 
-from .receipts import Receipt
+from .lanes import Entry
 from .signals import RiskSignal, format_time
 from .wire import MAX_EVENTS
 
 
-class Batch:
+class Seats:
     """
-    The receipts that will ride in one request, grouped into events as they are added.
+    Which signals fit in one payload, and in which of its events.
 
     Attributes:
-        receipts: In the order in which they were added, the highest rank first.
-        is_probe: They are the suspects of a refused batch.
+        events: How many signals are in each.
     """
 
     def __init__(self, subjects_per_event: int = 1) -> None:
-        self.is_probe = False
-        self.receipts: list[Receipt] = []
-        self._events: list[list[Receipt]] = []
+        self.events: list[int] = []
         self._subjects_per_event = subjects_per_event
-        self._open: dict[tuple[str, str | None], list[Receipt]] = {}
+        self._open: dict[tuple[str, str | None], int] = {}
 
-    def add(self, receipt: Receipt) -> bool:
-        """Add *receipt* if its signal fits, and tell whether it did."""
-        event = self._event_for(receipt.signal)
-        if event is None:
-            return False
-        event.append(receipt)
-        self.receipts.append(receipt)
-        return True
-
-    def _event_for(self, signal: RiskSignal) -> list[Receipt] | None:
+    def take(self, signal: RiskSignal) -> int | None:
+        """Return the index of the event in which *signal* rides; `None` if it does not fit."""
         if self._subjects_per_event > 1:
             # Compared as they are written: Okta sees milliseconds.
             key = (format_time(signal.timestamp), format_time(signal.expires_at) if signal.expires_at else None)
             event = self._open.get(key)
-            if event is not None and len(event) < self._subjects_per_event:
+            if event is not None and self.events[event] < self._subjects_per_event:
+                self.events[event] += 1
                 return event
-        if len(self._events) == MAX_EVENTS:
+        if self.are_taken():
             return None
-        self._events.append(event := [])
+        self.events.append(1)
         if self._subjects_per_event > 1:
-            self._open[key] = event
-        return event
+            self._open[key] = len(self.events) - 1
+        return len(self.events) - 1
+
+    def are_taken(self) -> bool:
+        """Tell whether a signal with a timestamp of its own would find no room."""
+        return len(self.events) == MAX_EVENTS
+
+
+class Batch:
+    """
+    The entries that will ride in one request, grouped into events as they are added.
+
+    Attributes:
+        entries: In the order in which they were added, the highest rank first.
+        is_probe: They are the suspects of a refused batch.
+        seats: Those that are taken.
+    """
+
+    def __init__(self, subjects_per_event: int = 1) -> None:
+        self.is_probe = False
+        self.entries: list[Entry] = []
+        self._events: list[list[Entry]] = []
+        self.seats = Seats(subjects_per_event)
+
+    def add(self, entry: Entry) -> bool:
+        """Add *entry* if its signal fits, and tell whether it did."""
+        event = self.seats.take(entry.signal)
+        if event is None:
+            return False
+        if event == len(self._events):
+            self._events.append([])
+        self._events[event].append(entry)
+        self.entries.append(entry)
+        return True
 
     @property
     def events(self) -> list[list[RiskSignal]]:
         """The signals, one list per event."""
-        return [[receipt.signal for receipt in event] for event in self._events]
+        return [[entry.signal for entry in event] for event in self._events]
 
-    def is_full(self) -> bool:
-        """Tell whether a signal with a timestamp of its own would find no room."""
-        return len(self._events) == MAX_EVENTS
-
-    def named(self, indices: Iterable[tuple[int, int | None]]) -> list[Receipt]:
+    def named(self, indices: Iterable[tuple[int, int | None]]) -> list[Entry]:
         """
-        Return the receipts at `(event, subject)` *indices*; no subject means all of the event's.
+        Return the entries at `(event, subject)` *indices*; no subject means all of the event's.
 
         Indices that are not in the batch are passed over, since a server may say anything.
         """
-        found: dict[Receipt, None] = {}  # in the order of naming, each once
+        found: dict[Entry, None] = {}  # in the order of naming, each once
         for event, subject in indices:
-            receipts = self._events[event] if 0 <= event < len(self._events) else []
+            entries = self._events[event] if 0 <= event < len(self._events) else []
             if subject is None:
-                found.update(dict.fromkeys(receipts))
-            elif 0 <= subject < len(receipts):
-                found[receipts[subject]] = None
+                found.update(dict.fromkeys(entries))
+            elif 0 <= subject < len(entries):
+                found[entries[subject]] = None
         return list(found)
 
 
-def split(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
+def split(entries: Sequence[Entry]) -> list[list[Entry]]:
     """
     Split a refused batch of at least two: where the level changes, else in two halves.
 
     A piece has one level, so that probing it never carries a LOW while somebody's HIGH waits.
     """
-    pieces: dict[object, list[Receipt]] = {}
-    for receipt in receipts:
-        pieces.setdefault(receipt.signal.risk_level, []).append(receipt)
+    pieces: dict[object, list[Entry]] = {}
+    for entry in entries:
+        pieces.setdefault(entry.signal.risk_level, []).append(entry)
     if len(pieces) > 1:
         return list(pieces.values())
-    middle = len(receipts) // 2
-    return [list(receipts[:middle]), list(receipts[middle:])]
+    middle = len(entries) // 2
+    return [list(entries[:middle]), list(entries[middle:])]

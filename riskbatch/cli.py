@@ -26,7 +26,7 @@ from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted,
 if TYPE_CHECKING:
     from .stores.admin import FileStatistics
     from .stores.fleet_admin import Shared
-    from .stores.sqlite_file import Entry
+    from .stores.sqlite_file import Record
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -501,7 +501,7 @@ async def _fleet_queue(options: argparse.Namespace, level: rb.RiskLevel | None) 
     return 0
 
 
-def _print_waiting(each: "Entry | Shared", state: str = "") -> None:
+def _print_waiting(each: "Record | Shared", state: str = "") -> None:
     may = " may have arrived" if each.may_have_arrived else ""
     came = f"{each.enqueued_at:%Y-%m-%dT%H:%M:%SZ}"
     print(f"{each.row:>10} {came} {_described(each.signal)}{may} {state}".rstrip())

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from threading import get_ident
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, get_args
+from weakref import WeakSet
 
 import aiohttp
 from attrs import field, frozen
@@ -26,8 +28,8 @@ from .inbox import Inbox
 from .journal import facts
 from .limiter import Limiter, RateLimit
 from .prioritizer import Prioritizer
-from .queue import SLICE, Queue, WhenFull
-from .receipts import Abandoned, Accepted, Expired, Home, Receipt, Rejected, Shed, Superseded
+from .queue import MANY, Queue, WhenFull
+from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
 from .sender import Sender
 from .signals import RiskLevel, RiskSignal
 from .stores import Store
@@ -46,6 +48,16 @@ _NOT_OPEN = "the client is not open: use `async with`"
 _CANCELLED = "the client's task was cancelled from outside"
 _DROPPED = "the client was dropped, or its event loop closed, while it was open"
 _GRACE = 1.0  # seconds that closing gives to what threads have just handed in: time enough for a disk
+
+_open_clients: WeakSet["Client"] = WeakSet()
+
+
+def _fork() -> None:
+    for client in _open_clients:
+        client._thread = None
+
+
+os.register_at_fork(after_in_child=_fork)
 
 
 @frozen
@@ -200,6 +212,7 @@ class Client:
         self._life: asyncio.Task[None] | None = None
         self._closing = False
         self._refusal: str | None = _NOT_OPEN
+        self._thread: int | None = None  # in which signals come in; `None` while they may not, and in a forked child
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -226,8 +239,7 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
-        self._home = Home()
-        self._loop = self._home.loop
+        self._loop = asyncio.get_running_loop()
         credentials = self._auth.for_org(self._org)
         self._queue = await self._open_queue()
         self._inbox = Inbox(self._queue, self._capacity)
@@ -240,7 +252,8 @@ class Client:
         make_sender = Replica if isinstance(self._queue, FleetQueue) else Sender
         self._sender = make_sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
-        self._refusal = None
+        self._refusal, self._thread = None, get_ident()
+        _open_clients.add(self)
         self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
         waiting, limit = self._queue.waiting, self._limiter.window.limit
         found = facts("opened", org=self._org, waiting=waiting, limit=limit)
@@ -349,8 +362,8 @@ class Client:
         _check_seconds("timeout", timeout)
         if self._life is None or self._life.done():
             return
-        self._home.check()
-        self._closing, self._refusal = True, "the client is closed"
+        check_loop(self._loop)
+        self._closing, self._refusal, self._thread = True, "the client is closed", None
         until = self._loop.time() + timeout
         deadline = self._loop.call_at(until, self._life.cancel)
         try:
@@ -397,9 +410,8 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        if self._refusal is not None or type(signal) is not RiskSignal:
+        if get_ident() != self._thread or type(signal) is not RiskSignal or not self._loop.is_running():
             self._check(signal)
-        self._home.check()
         return self._queue.admit_at_once(signal) or await self._queue.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
@@ -413,8 +425,9 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        self._check(signal)
-        return self._queue.admit_nowait(signal)
+        if get_ident() != self._thread or type(signal) is not RiskSignal or not self._loop.is_running():
+            self._check(signal)
+        return self._queue.admit_at_once(signal) or self._queue.admit_nowait(signal)
 
     def enqueue_threadsafe(self, signal: RiskSignal) -> concurrent.futures.Future[Receipt]:
         """
@@ -457,8 +470,8 @@ class Client:
         """
         self._check_open()
         coming = iter(signals)
-        checked = _checked(islice(coming, SLICE))
-        while more := _checked(islice(coming, SLICE)):
+        checked = _checked(islice(coming, MANY))
+        while more := _checked(islice(coming, MANY)):
             await asyncio.sleep(0)
             checked += more
         return await self._queue.admit_many(checked)
@@ -478,13 +491,13 @@ class Client:
     def _check(self, signal: RiskSignal) -> None:
         if self._refusal is not None:
             raise ClientClosed(self._refusal)
-        self._home.check()
+        check_loop(self._loop)
         _check_signal(signal)
 
     def _check_open(self) -> None:
         if self._life is None:
             raise ClientClosed(_NOT_OPEN)
-        self._home.check()
+        check_loop(self._loop)
 
     # -- what it is doing
 

@@ -1,121 +1,33 @@
 """
 Which signal is next: three FIFO lanes, HIGH first, and whom expiry, coalescing and a full queue remove.
 
-Pure: no clock, no await; instants are arguments, in seconds on one monotonic clock. Nothing here settles a receipt:
+Pure: no clock, no await; instants are arguments, in seconds on one monotonic clock. Nothing here settles an entry:
 who must be settled is returned. Every step costs the same with a million signals waiting.
 
-A waiting receipt is in one of three places: ready, in the lane of its level; held back until a retry is due; or in a
-group of suspects, after Okta refused the batch that carried it and did not say why.
+A waiting signal is in one of two places: ready, in the lane of its level; or aside, as it is held back until a retry is
+due, is suspected after Okta refused the batch that carried it and did not say why, or was found to have expired.
 """
 
 import heapq
 import math
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain, count
-from operator import attrgetter
 
 from attrs import frozen
 
-from .batcher import Batch
-from .receipts import Receipt
+from .batcher import Batch, Seats
+from .lanes import Entry, Lane
 from .signals import RiskLevel
 from .wire import MAX_EVENTS
 
 _PATIENCE = 15  # batches that may pass suspects over: half a window's
 _HIGH = RiskLevel.HIGH
+_LEVELS = tuple(RiskLevel)  # by rank
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
 _LOWEST_FIRST = tuple(reversed(RiskLevel))
 _IP_SHARDS = 256  # growing one hash table to a million entries would stop the event loop for some 30 ms
-_RUN = 512  # receipts; a list of so many is shifted in some 0.1 µs
-_BUCKETS = 16  # sets a second of expiry, for the same reason
-
-
-_place = attrgetter("place")
-
-
-def _first_place(run: list[Receipt]) -> int:
-    return run[0].place
-
-
-class Lane:
-    """
-    The ready receipts of one level, in the order of their places.
-
-    Kept in runs of some hundred, so that one is found by halving, and comes or goes in the middle, without a walk.
-    """
-
-    __slots__ = ("_last", "_runs", "size")
-
-    def __init__(self) -> None:
-        self._last: list[Receipt] = []
-        self._runs = [self._last]  # none is empty, but the only one
-        self.size = 0
-
-    @property
-    def first(self) -> Receipt | None:
-        """The oldest."""
-        return self._runs[0][0] if self.size else None
-
-    def append(self, receipt: Receipt) -> None:
-        """Add the youngest."""
-        if len(self._last) >= _RUN:
-            self._runs.append([])
-            self._last = self._runs[-1]
-        self._last.append(receipt)
-        self.size += 1
-
-    def extend(self, receipts: list[Receipt]) -> None:
-        """Add the youngest, at most some hundred, in their order."""
-        if len(self._last) >= _RUN:
-            self._runs.append([])
-            self._last = self._runs[-1]
-        self._last.extend(receipts)
-        self.size += len(receipts)
-
-    def merge(self, receipts: Iterable[Receipt]) -> None:
-        """Add *receipts* where their places are."""
-        for receipt in receipts:
-            number, index = self._find(receipt)
-            run = self._runs[number]
-            run.insert(index, receipt)
-            self.size += 1
-            if len(run) > 2 * _RUN:
-                self._runs[number : number + 1] = run[:_RUN], run[_RUN:]
-                self._last = self._runs[-1]
-
-    def replace(self, old: Receipt, new: Receipt) -> bool:
-        """Put *new*, which has its place, where *old* stands; tell whether it stood here."""
-        number, index = self._find(old)
-        run = self._runs[number]
-        if index == len(run) or run[index] is not old:
-            return False
-        run[index] = new
-        return True
-
-    def remove(self, receipt: Receipt) -> None:
-        """Take *receipt* out, wherever it stands; nothing happens if it is not here."""
-        number, index = self._find(receipt)
-        run = self._runs[number]
-        if index == len(run) or run[index] is not receipt:
-            return
-        del run[index]
-        self.size -= 1
-        if not run and len(self._runs) > 1:
-            del self._runs[number]
-            self._last = self._runs[-1]
-
-    def _find(self, receipt: Receipt) -> tuple[int, int]:
-        """Return the number of the run, and the index there, where *receipt* stands or would stand."""
-        place, runs = receipt.place, self._runs
-        number = 0
-        if len(runs) > 1 and place >= runs[1][0].place:  # most of what goes stands in the first
-            number = bisect_right(runs, place, 1, key=_first_place) - 1
-        return number, bisect_left(runs[number], place, key=_place)
-
-    def __iter__(self) -> Iterator[Receipt]:
-        return chain.from_iterable(self._runs)
+_BUCKETS = 16  # tables a second of expiry, for the same reason
 
 
 @frozen
@@ -146,7 +58,7 @@ class Demand:
 
 class Prioritizer:
     """
-    All waiting receipts, and the order among them.
+    All that waits, and the order among it.
 
     Args:
         subjects_per_event: How many signals may share an event; see batcher.py.
@@ -154,97 +66,77 @@ class Prioritizer:
     """
 
     def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
-        self.lanes = {level: Lane() for level in RiskLevel}
-        self.size = 0
+        self.lanes = {level: Lane(level) for level in RiskLevel}
         self.subjects_per_event = subjects_per_event
-        self._held: list[tuple[float, int, Receipt]] = []  # heap; a receipt settled meanwhile is dropped when due
-        self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
-        self._held_suspects: list[tuple[float, int, list[Receipt]]] = []
+        self._aside: dict[int, Entry] = {}  # by place, which is unique among all that waits
+        self._held: list[tuple[float, int, Entry]] = []  # heap; an entry that is aside no more is dropped when due
+        self._suspects: dict[RiskLevel, deque[list[Entry]]] = {level: deque() for level in RiskLevel}
+        self._held_suspects: list[tuple[float, int, list[Entry]]] = []
         self._probed_last = False
         self._passed_over = 0  # batches taken since the last probe, while suspects waited
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
-        self._overdue: list[Receipt] = []
-        self._expiring: dict[int, set[Receipt]] = {}  # by the second of the deadline, _BUCKETS sets each
+        self._overdue: list[Entry] = []
+        self._expiring: dict[int, dict[int, None]] = {}  # spots by the second of the deadline, _BUCKETS tables each
         self._expired_until = 0  # the second before which no bucket is left
-        self._by_ip: list[dict[str, Receipt]] | None = [{} for _ in range(_IP_SHARDS)] if coalesce else None
+        self._by_ip: list[dict[str, int]] | None = [{} for _ in range(_IP_SHARDS)] if coalesce else None  # spots
         self._tie = count()
+
+    @property
+    def size(self) -> int:
+        """How many signals wait."""
+        return len(self._aside) + sum(lane.size for lane in self.lanes.values())
 
     # -- coming in
 
-    def admit(self, receipt: Receipt) -> Receipt | None:
-        """Add a new *receipt*; return the one that it supersedes, for the caller to settle."""
-        superseded = None
-        if self._by_ip is None:
-            self.append(receipt)
+    def admit(self, entry: Entry) -> Entry | None:
+        """Add a new *entry*; return the one that it supersedes, for the caller to settle."""
+        superseded = None if self._by_ip is None else self._coalesce(self._by_ip, entry)
+        lane = self.lanes[entry.signal.risk_level]
+        if entry.place == entry.number:
+            lane.append(entry)
         else:
-            superseded = self._coalesce(receipt)
-            self.size += 1
-            if receipt.signal.risk_level is _HIGH:
-                self._note_high(receipt)
-        if receipt.deadline is not None:
-            self._watch(receipt, receipt.deadline)
+            lane.merge(entry)
+        if entry.signal.risk_level is _HIGH:
+            self.note_high(entry.admitted_at)
+        if entry.deadline is not None:
+            self._watch(entry, entry.deadline)
         return superseded
 
-    def append(self, receipt: Receipt) -> int:
-        """Add a new *receipt*, when not coalescing; not for its deadline. Return how long its lane is then."""
-        self.size += 1
-        level = receipt.signal.risk_level
-        if level is _HIGH:
-            self._note_high(receipt)
-        lane = self.lanes[level]
-        lane.append(receipt)
-        return lane.size
+    def note_high(self, admitted_at: float) -> None:
+        """Note when a HIGH was admitted. `admit` does so, but signals may be put in a lane without it."""
+        self._high_before, self._high_last = self._high_last, admitted_at
 
-    def admit_all(self, receipts: list[Receipt]) -> None:
-        """Add new *receipts*, at most some hundred; not while coalescing."""
-        self.size += len(receipts)
-        for level, some in _by_level(receipts).items():
-            self.lanes[level].extend(some)
-            if level is _HIGH:
-                for receipt in some[-2:]:
-                    self._note_high(receipt)
-        for receipt in receipts:
-            if receipt.deadline is not None:
-                self._watch(receipt, receipt.deadline)
-
-    def _note_high(self, receipt: Receipt) -> None:
-        self._high_before, self._high_last = self._high_last, receipt.admitted_at
-
-    def _coalesce(self, receipt: Receipt) -> Receipt | None:
+    def _coalesce(self, by_ip: list[dict[str, int]], entry: Entry) -> Entry | None:
         """
-        Let *receipt* supersede the waiting one for its address.
+        Remove and return the one that waits for the address of *entry*.
 
-        At the same level it inherits the place in line, or an address that is reported again and again would never
-        be sent; at another level it starts at the back of that lane.
+        At the same level its place in line is inherited, or an address that is reported again and again would never be
+        sent; at another level one starts at the back of that lane.
         """
-        assert self._by_ip is not None  # noqa: S101 - only called when coalescing
-        shard = _shard(self._by_ip, receipt.signal.ip)
-        old = shard.get(receipt.signal.ip)
-        shard[receipt.signal.ip] = receipt
-        lane = self.lanes[receipt.signal.risk_level]
-        if old is None or not _inherit(receipt, old):
-            lane.append(receipt)
-        elif not lane.replace(old, receipt):
-            lane.merge([receipt])
+        shard = _shard(by_ip, entry.signal.ip)
+        spot = shard.get(entry.signal.ip)
+        old = None if spot is None else self._pull(spot)
         if old is not None:
-            self._forget(old)
+            _inherit(entry, old)
+        shard[entry.signal.ip] = _spot(entry)
         return old
 
-    def put_back(self, receipts: Iterable[Receipt], ready_at: float) -> list[Receipt]:
+    def put_back(self, entries: Iterable[Entry], ready_at: float) -> list[Entry]:
         """
         Take back what could not be sent: to the front of the lanes, once *ready_at* has come.
 
-        Returns the receipts that a newer signal for their address has superseded meanwhile, for the caller to settle.
+        Returns the entries that a newer signal for their address has superseded meanwhile, for the caller to settle.
         """
-        kept, superseded = self._return(receipts)
-        if ready_at == -math.inf:
-            self._line_up(kept)
-        else:
-            for receipt in kept:
-                heapq.heappush(self._held, (ready_at, next(self._tie), receipt))
+        kept, superseded = self._return(entries)
+        for entry in kept:
+            if ready_at == -math.inf:
+                self.lanes[entry.signal.risk_level].merge(entry)
+            else:
+                self._aside[entry.place] = entry
+                heapq.heappush(self._held, (ready_at, next(self._tie), entry))
         return superseded
 
-    def suspect(self, groups: Iterable[list[Receipt]], ready_at: float = -math.inf) -> list[Receipt]:
+    def suspect(self, groups: Iterable[list[Entry]], ready_at: float = -math.inf) -> list[Entry]:
         """
         Take back *groups* of which each will be probed in a request of its own; returns as `put_back` does.
 
@@ -255,48 +147,50 @@ class Prioritizer:
             kept, lost = self._return(group)
             superseded += lost
             if kept:
+                self._aside.update((entry.place, entry) for entry in kept)
                 heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
         return superseded
 
-    def _return(self, receipts: Iterable[Receipt]) -> tuple[list[Receipt], list[Receipt]]:
-        """Count *receipts* as waiting again; return those that do, and those that a newer signal supersedes."""
+    def _return(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Note *entries* as waiting again; return those that do, and those that a newer signal supersedes."""
         kept, superseded = [], []
-        for receipt in receipts:
+        for entry in entries:
             if self._by_ip is not None:
-                shard = _shard(self._by_ip, receipt.signal.ip)
-                other = shard.get(receipt.signal.ip)
-                if other is not None and other.number > receipt.number:
-                    superseded.append(receipt)
-                    continue
-                if other is not None:  # an older one, which came back first
-                    _inherit(receipt, other)
-                    self._forget(other)
-                    superseded.append(other)
-                shard[receipt.signal.ip] = receipt
-            if receipt.deadline is not None:
-                self._watch(receipt, receipt.deadline)
-            self.size += 1
-            kept.append(receipt)
+                shard = _shard(self._by_ip, entry.signal.ip)
+                spot = shard.get(entry.signal.ip)
+                if spot is not None:
+                    if self._at(spot).number > entry.number:
+                        superseded.append(entry)
+                        continue
+                    older = self._pull(spot)  # it came back first
+                    _inherit(entry, older)
+                    superseded.append(older)
+                shard[entry.signal.ip] = _spot(entry)
+            if entry.deadline is not None:
+                self._watch(entry, entry.deadline)
+            kept.append(entry)
         return kept, superseded
-
-    def _line_up(self, receipts: Iterable[Receipt]) -> None:
-        for level, returning in _by_level(receipts).items():
-            self.lanes[level].merge(returning)
 
     # -- going out
 
     def release(self, now: float) -> None:
         """Make ready what was held back until *now*."""
-        due = []
         while self._held and self._held[0][0] <= now:
-            due.append(heapq.heappop(self._held)[2])
-        self._line_up(receipt for receipt in due if receipt.outcome is None)
+            self._line_up(heapq.heappop(self._held)[2])
         while self._held_suspects and self._held_suspects[0][0] <= now:
             group = heapq.heappop(self._held_suspects)[2]
             self._suspects[_level(group)].append(group)
 
+    def _line_up(self, entry: Entry) -> None:
+        if self._is_aside(entry):
+            del self._aside[entry.place]
+            self.lanes[entry.signal.risk_level].merge(entry)
+
+    def _is_aside(self, entry: Entry) -> bool:
+        return self._aside.get(entry.place) is entry
+
     def ready_at(self) -> float:
-        """Return when the next held-back receipt becomes ready; infinity if none is held."""
+        """Return when the next held-back signal becomes ready; infinity if none is held."""
         return min(
             self._held[0][0] if self._held else math.inf,
             self._held_suspects[0][0] if self._held_suspects else math.inf,
@@ -318,15 +212,15 @@ class Prioritizer:
             full_of_high=full_of_high,
             high_before=self._high_before,
             high_last=self._high_last,
-            medium_since=math.inf if medium.first is None else medium.first.admitted_at,
-            low_since=math.inf if low.first is None else low.first.admitted_at,
+            medium_since=medium.since,
+            low_since=low.since,
         )
 
     def take(self, now: float) -> Batch:
         """
         Remove and return the batch that ranks highest; empty if nothing is ready.
 
-        No ready receipt that stays behind outranks one in the batch, unless suspects were passed over for long.
+        No ready signal that stays behind outranks one in the batch, unless suspects were passed over for long.
         """
         batch = Batch(self.subjects_per_event)
         if suspects := self._next_probe():
@@ -335,29 +229,31 @@ class Prioritizer:
             self._passed_over = 0
             batch.is_probe = True
             for suspect in suspects:
-                if _has_expired(suspect, now):
+                if suspect.has_expired(now):
                     self._overdue.append(suspect)
                 else:
                     batch.add(suspect)
-                    self._forget(suspect)
+                    del self._aside[suspect.place]
+                    self._unlist(suspect)
             return batch
         self._probed_last = False
         self._passed_over += bool(self._first_suspects())
         for lane in self.lanes.values():
-            while (receipt := lane.first) is not None:
-                if _has_expired(receipt, now):
-                    lane.remove(receipt)
-                    self._overdue.append(receipt)
-                elif batch.add(receipt):
-                    self._forget(receipt)
+            while (entry := lane.first) is not None:
+                if entry.has_expired(now):
+                    self._aside[entry.place] = entry
+                    self._overdue.append(entry)
+                elif batch.add(entry):
+                    self._unlist(entry)
                 else:
                     return batch
+                lane.pop(entry.place)
         return batch
 
     def _top(self) -> RiskLevel | None:
-        return next((level for level, lane in self.lanes.items() if lane.first is not None), None)
+        return next((level for level, lane in self.lanes.items() if lane.size), None)
 
-    def _next_probe(self) -> list[Receipt]:
+    def _next_probe(self) -> list[Entry]:
         """
         Return the suspects that `take` would take; none if it would take from the lanes.
 
@@ -370,10 +266,10 @@ class Prioritizer:
             return suspects
         return suspects if _level(suspects) is level and not self._probed_last else []
 
-    def _first_suspects(self) -> list[Receipt]:
+    def _first_suspects(self) -> list[Entry]:
         for groups in self._suspects.values():
             while groups:
-                groups[0] = [receipt for receipt in groups[0] if receipt.outcome is None]  # settled while they waited
+                groups[0] = [entry for entry in groups[0] if self._is_aside(entry)]  # others were settled meanwhile
                 if groups[0]:
                     return groups[0]
                 groups.popleft()
@@ -382,14 +278,15 @@ class Prioritizer:
     def _fills(self, *lanes: Lane) -> bool:
         if self.subjects_per_event == 1:
             return sum(lane.size for lane in lanes) >= MAX_EVENTS
-        batch = Batch(self.subjects_per_event)
-        return any(not batch.add(receipt) for receipt in chain(*lanes)) or batch.is_full()
+        seats = Seats(self.subjects_per_event)
+        signals = chain.from_iterable(lane.signals() for lane in lanes)
+        return any(seats.take(signal) is None for signal in signals) or seats.are_taken()
 
     # -- leaving otherwise
 
-    def shed(self, newcomer: RiskLevel) -> Receipt | None:
+    def shed(self, newcomer: RiskLevel) -> Entry | None:
         """
-        Remove and return the receipt that makes room for a signal of level *newcomer*.
+        Remove and return the one that makes room for a signal of level *newcomer*.
 
         It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
         """
@@ -398,45 +295,35 @@ class Prioritizer:
                 return None
             victim = self._oldest(level)
             if victim is not None:
-                self._forget(victim)
-                return victim
+                return self._pull(_spot(victim))
         return None
 
-    def _oldest(self, level: RiskLevel) -> Receipt | None:
+    def _oldest(self, level: RiskLevel) -> Entry | None:
         first = self.lanes[level].first
         ready = () if first is None else (first,)
         # What failed within the longest delay is at most a window's requests, so this is a short search.
-        elsewhere = (receipt for receipt in self._elsewhere() if receipt.signal.risk_level is level)
-        return min(chain(ready, elsewhere), key=lambda receipt: receipt.place, default=None)
-
-    def _elsewhere(self) -> Iterator[Receipt]:
-        """Yield what waits outside the lanes."""
-        held = (receipt for _, _, receipt in self._held)
-        groups = chain(*self._suspects.values(), (group for _, _, group in self._held_suspects))
-        waiting = chain(held, self._overdue, chain.from_iterable(groups))
-        return (receipt for receipt in waiting if receipt.outcome is None)
+        elsewhere = (entry for entry in self._aside.values() if entry.signal.risk_level is level)
+        return min(chain(ready, elsewhere), key=lambda entry: entry.place, default=None)
 
     def count(self) -> dict[RiskLevel, int]:
         """Count all that waits, by level."""
         counts = {level: lane.size for level, lane in self.lanes.items()}
-        for receipt in self._elsewhere():
-            counts[receipt.signal.risk_level] += 1
+        for entry in self._aside.values():
+            counts[entry.signal.risk_level] += 1
         return counts
 
-    def overdue(self, now: float, most: int) -> list[Receipt]:
-        """Remove and return up to *most* receipts whose deadline has passed; call again until none comes."""
-        found: list[Receipt] = []
+    def overdue(self, now: float, most: int) -> list[Entry]:
+        """Remove and return up to *most* whose deadline has passed; call again until none comes."""
+        found: list[Entry] = []
         while self._overdue and len(found) < most:
-            receipt = self._overdue.pop()
-            if receipt.outcome is None:
-                self._forget(receipt)
-                found.append(receipt)
+            entry = self._overdue.pop()
+            if self._is_aside(entry):
+                found.append(self._pull(_spot(entry)))
         while len(found) < most and self._next_expiring(math.floor(now)) < math.floor(now):
             self._empty_second(self._expired_until, found, most)
         for lane in self.lanes.values():
-            while len(found) < most and (head := lane.first) is not None and _has_expired(head, now):
-                self._forget(head)
-                found.append(head)
+            while len(found) < most and (head := lane.first) is not None and head.has_expired(now):
+                found.append(self._pull(_spot(head)))
         return found
 
     def _next_expiring(self, now: int) -> float:
@@ -447,93 +334,92 @@ class Prioritizer:
             self._expired_until = min(self._expiring) // _BUCKETS
         return self._expired_until
 
-    def _empty_second(self, second: int, found: list[Receipt], most: int) -> None:
+    def _empty_second(self, second: int, found: list[Entry], most: int) -> None:
         for key in range(second * _BUCKETS, (second + 1) * _BUCKETS):
-            bucket = self._expiring.get(key, set())
+            bucket = self._expiring.get(key, {})
             while bucket and len(found) < most:
-                receipt = bucket.pop()
-                self._forget(receipt)
-                found.append(receipt)
+                found.append(self._pull(bucket.popitem()[0]))
             if bucket:
                 return
-            self._expiring.pop(key, None)
         self._expired_until = second + 1
 
     def overdue_at(self, now: float) -> float:
         """Return when to call `overdue` next, at most a second after a deadline; infinity if nothing has one."""
         return math.floor(now) + 1.0 if self._expiring else math.inf
 
-    def everything(self) -> Iterator[Receipt]:
+    def everything(self) -> Iterator[Entry]:
         """Remove and yield all that waits, the most important first."""
         self.release(math.inf)
         for groups in self._suspects.values():
-            self._line_up(receipt for group in groups for receipt in group if receipt.outcome is None)
+            for entry in chain.from_iterable(groups):
+                self._line_up(entry)
             groups.clear()
         for lane in self.lanes.values():
-            while lane.first is not None:
-                first = lane.first
-                self._forget(first)
-                yield first
+            while (first := lane.first) is not None:
+                yield self._pull(_spot(first))
         while self._overdue:
-            receipt = self._overdue.pop()
-            if receipt.outcome is None:
-                self._forget(receipt)
-                yield receipt
+            entry = self._overdue.pop()
+            if self._is_aside(entry):
+                yield self._pull(_spot(entry))
 
-    def _watch(self, receipt: Receipt, deadline: float) -> None:
+    def _watch(self, entry: Entry, deadline: float) -> None:
         second = math.floor(deadline)
         self._expired_until = min(self._expired_until, second) if self._expiring else second
-        self._expiring.setdefault(_expiry_key(receipt, deadline), set()).add(receipt)
+        self._expiring.setdefault(_expiry_key(entry, deadline), {})[_spot(entry)] = None
 
-    def waiting_for(self, ip: str) -> Receipt:
-        """Return the one receipt that waits for *ip*; only while coalescing."""
+    def waiting_for(self, ip: str) -> Entry:
+        """Return the one that waits for *ip*, or raise `KeyError`; only while coalescing."""
         assert self._by_ip is not None  # noqa: S101 - nothing is superseded otherwise
-        return _shard(self._by_ip, ip)[ip]
+        return self._at(_shard(self._by_ip, ip)[ip])
 
-    def _forget(self, receipt: Receipt) -> None:
-        """Strike *receipt* from every list it is in; a heap drops it when it comes up."""
-        self.size -= 1
-        self.lanes[receipt.signal.risk_level].remove(receipt)
-        if receipt.deadline is not None:
-            key = _expiry_key(receipt, receipt.deadline)
-            if (bucket := self._expiring.get(key)) is not None:
-                bucket.discard(receipt)
-                if not bucket:
-                    del self._expiring[key]
+    # -- where one waits
+
+    def _at(self, spot: int) -> Entry:
+        place, rank = divmod(spot, len(_LEVELS))
+        return self._aside.get(place) or self.lanes[_LEVELS[rank]].get(place) or _nobody(spot)
+
+    def _pull(self, spot: int) -> Entry:
+        """Remove and return the one at *spot*, wherever that is; a heap drops it when it comes up."""
+        place, rank = divmod(spot, len(_LEVELS))
+        entry = self._aside.pop(place, None) or self.lanes[_LEVELS[rank]].pop(place) or _nobody(spot)
+        self._unlist(entry)
+        return entry
+
+    def _unlist(self, entry: Entry) -> None:
+        """Strike *entry* from the lists of those that expire, and of addresses."""
+        if entry.deadline is not None:
+            bucket = self._expiring[key := _expiry_key(entry, entry.deadline)]
+            bucket.pop(_spot(entry), None)
+            if not bucket:
+                del self._expiring[key]
         if self._by_ip is not None:
-            shard = _shard(self._by_ip, receipt.signal.ip)
-            if shard.get(receipt.signal.ip) is receipt:
-                del shard[receipt.signal.ip]
+            del _shard(self._by_ip, entry.signal.ip)[entry.signal.ip]
 
 
-def _by_level(receipts: Iterable[Receipt]) -> dict[RiskLevel, list[Receipt]]:
-    found: dict[RiskLevel, list[Receipt]] = {}
-    for receipt in receipts:
-        found.setdefault(receipt.signal.risk_level, []).append(receipt)
-    return found
+def _spot(entry: Entry) -> int:
+    """Return lane and place of *entry* as one number: the garbage collector does not walk tables of numbers."""
+    return entry.place * len(_LEVELS) + _RANK[entry.signal.risk_level]
 
 
-def _level(group: list[Receipt]) -> RiskLevel:
+def _nobody(spot: int) -> Entry:
+    raise RuntimeError(f"nobody waits at {spot}")
+
+
+def _level(group: list[Entry]) -> RiskLevel:
     return group[0].signal.risk_level
 
 
-def _shard(by_ip: list[dict[str, Receipt]], ip: str) -> dict[str, Receipt]:
+def _shard(by_ip: list[dict[str, int]], ip: str) -> dict[str, int]:
     return by_ip[hash(ip) % _IP_SHARDS]
 
 
-def _inherit(receipt: Receipt, old: Receipt) -> bool:
-    """Let *receipt* take over the place of *old* and how long it has waited, if they have the same level."""
-    if old.signal.risk_level is not receipt.signal.risk_level:
-        return False
-    receipt.place = old.place
-    receipt.admitted_at = old.admitted_at  # or a LOW that is reported every second would linger for ever
-    return True
+def _inherit(entry: Entry, old: Entry) -> None:
+    """Let *entry* take over the place of *old* and how long it has waited, if they have the same level."""
+    if old.signal.risk_level is entry.signal.risk_level:
+        entry.place = old.place
+        entry.admitted_at = old.admitted_at  # or a LOW that is reported every second would linger for ever
 
 
-def _has_expired(receipt: Receipt, now: float) -> bool:
-    return receipt.deadline is not None and receipt.deadline <= now
-
-
-def _expiry_key(receipt: Receipt, deadline: float) -> int:
-    # Those that came together share a set and end together, or the last of a million would free all memory at once.
-    return math.floor(deadline) * _BUCKETS + (receipt.number >> 16) % _BUCKETS
+def _expiry_key(entry: Entry, deadline: float) -> int:
+    # Those that came together share a table and end together, or the last of a million would free all memory at once.
+    return math.floor(deadline) * _BUCKETS + (entry.number >> 16) % _BUCKETS

@@ -2,7 +2,8 @@
 The asyncio side of waiting: admission, backpressure by level, the books, and waking the sender.
 
 All order is the prioritizer's. What is kept here is who waits for room, who waits for the sender, and the count that
-must always agree: admitted == settled + waiting + in flight.
+must always agree: admitted == settled + waiting + in flight. A receipt has a number and nothing else to do with what
+waits: what becomes of the signal is told to the receipt's pad, if there is still somebody who holds a receipt of it.
 """
 
 import asyncio
@@ -14,19 +15,26 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal, TypeAlias, get_args
+from weakref import WeakValueDictionary
 
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
 from .journal import SELDOM, facts
+from .lanes import Entry
 from .prioritizer import Demand, Prioritizer
-from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
+from .receipts import Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
 from .wire import MAX_EVENTS
 
 logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
-SLICE = 200  # receipts dealt with between two turns of the event loop: 1 ms, or 2 if each sheds another
+MANY = 1000  # signals that are admitted between two turns of the event loop if nothing is in the way: 0.5 ms
+SLICE = 200  # signals dealt with between two turns of the event loop: 1 ms, or 2 if each sheds another
+_PAD = 128  # receipts
+_REST = 0.002  # seconds between two turns of packing
+_RUNS = 5  # of each lane that are packed in a turn, in some 0.2 ms
+_HIGH = RiskLevel.HIGH
 
 
 class Queue:
@@ -63,16 +71,26 @@ class Queue:
         self._closed: str | None = None
         self._newcomers: dict[RiskLevel, deque[asyncio.Future[None]]] = {level: deque() for level in RiskLevel}
         self._promised = 0  # places kept for newcomers that were told to come in and have not yet run
+        self._last = 0  # the last number given to a signal
+        self._without_number = 0  # signals that count as admitted beyond those; below zero if some count no more
+        self._ceiling: float = capacity  # the highest number for which there is room
+        self._pads: WeakValueDictionary[int, Pad] = WeakValueDictionary()  # by number // _PAD
+        self._packing: asyncio.TimerHandle | None = None
+        self._turn()
         self._sender: asyncio.Future[None] | None = None
         self._flushes: list[_Flush] = []
         self._hooks_failed_last = False
         self._hooks_quiet_until = -math.inf
-        self.admitted = 0
         self.settled: dict[type[Outcome], int] = dict.fromkeys(get_args(Outcome), 0)
         self.in_flight = 0
         self.hook_errors = 0
 
-    # -- coming in
+    # -- the books
+
+    @property
+    def admitted(self) -> int:
+        """Signals that were admitted, ever."""
+        return self._last + self._without_number
 
     @property
     def waiting(self) -> int:
@@ -85,12 +103,61 @@ class Queue:
 
     def oldest_by_level(self) -> dict[RiskLevel, float]:
         """Return when the first ready signal of each level that has one was admitted."""
-        lanes = self._prioritizer.lanes.items()
-        return {level: lane.first.admitted_at for level, lane in lanes if lane.first is not None}
+        return {level: lane.since for level, lane in self._prioritizer.lanes.items() if lane.size}
 
-    def room(self) -> int:
-        """Return how many signals could be admitted now, beyond those that were promised a place."""
-        return self._capacity - self.waiting - self.in_flight - self._promised
+    def room(self) -> float:
+        """Return how many signals could be admitted now, beyond those that were promised a place; none once closed."""
+        return self._ceiling - self._last
+
+    def _promise(self, places: int) -> None:
+        """Keep *places* more for newcomers; fewer if it is negative."""
+        self._promised += places
+        self._ceiling -= places
+
+    def _count(self, admitted: int) -> None:
+        """Count so many signals more as *admitted*, which have no number; fewer if it is negative."""
+        self._without_number += admitted
+        self._ceiling -= admitted
+
+    def _turn(self) -> None:
+        """Begin the pad of the last number."""
+        self._pad = self._pads[self._last // _PAD] = Pad(self._loop)
+        for lane in self._prioritizer.lanes.values():
+            lane.turn()
+            if lane.packable and self._packing is None:
+                self._packing = self._loop.call_later(_REST, self._pack)
+
+    def _pack(self) -> None:
+        """Pack what waits in long lines: at most a tenth of the event loop's time."""
+        lanes = [lane for lane in self._prioritizer.lanes.values() if lane.packable]
+        for lane in lanes:
+            lane.pack(_RUNS)
+        self._packing = self._loop.call_later(_REST, self._pack) if lanes and self._closed is None else None
+
+    def _next_number(self) -> int:
+        self._last += 1
+        if not self._last % _PAD:
+            self._turn()
+        return self._last
+
+    def _receipt(self, entry: Entry) -> Receipt:
+        """Return a receipt of *entry*, equal to all others of it."""
+        pad = self._pads.get(entry.number // _PAD)
+        if pad is None:  # nobody holds one of its neighbours
+            pad = self._pads[entry.number // _PAD] = Pad(self._loop)
+        pad.tell(entry.number, entry.attempts, entry.outcome)
+        receipt = Receipt()
+        receipt.signal, receipt.number = entry.signal, entry.number
+        receipt.admitted_at, receipt._pad = entry.admitted_at, pad
+        return receipt
+
+    def _tell(self, entry: Entry) -> None:
+        """Tell those who hold a receipt of *entry* what has become of it."""
+        pad = self._pads.get(entry.number // _PAD)
+        if pad is not None:
+            pad.tell(entry.number, entry.attempts, entry.outcome)
+
+    # -- coming in
 
     def _has_place_for(self, signal: RiskSignal) -> bool:
         return self.room() > 0 or (self._coalesce and self._supersedes(signal))
@@ -125,37 +192,47 @@ class Queue:
 
         Most signals come in here and have neither an expiry nor a predecessor, so it looks at nothing else.
         """
-        prioritizer = self._prioritizer
-        if self._closed is not None or self._capacity - prioritizer.size - self.in_flight - self._promised <= 0:
+        number = self._last + 1
+        if number > self._ceiling:
             return None
         if self._coalesce or signal.expires_at is not None:
             return self._admit(signal)
-        return self._append(signal)
-
-    def _append(self, signal: RiskSignal) -> Receipt:
-        """Admit *signal*, for which there is room, and which has neither an expiry nor a predecessor."""
-        self.admitted = number = self.admitted + 1
-        receipt = Receipt(signal, number, self._loop.time(), None, self._loop)
-        if self._prioritizer.append(receipt) <= self._payload:
-            self._wake_for(signal.risk_level)
+        self._last = number
+        if not number % _PAD:
+            self._turn()
+        level = signal.risk_level
+        tail = self._prioritizer.lanes[level].tail
+        tail.places.append(number)
+        tail.times.append(now := self._loop.time())
+        tail.cells.append(signal)
+        if level is _HIGH:
+            self._prioritizer.note_high(now)
+        if len(tail.places) <= self._payload:
+            self._wake_for(level)
+        receipt = Receipt()
+        receipt.signal = signal
+        receipt.number = number
+        receipt.admitted_at = now
+        receipt._pad = self._pad
         return receipt
 
     def _admit_by_shedding(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         victim = self._prioritizer.shed(signal.risk_level)
         if victim is None:
-            receipt = self._new_receipt(signal, row)
-            self._end([receipt], lambda _: Shed())
+            newcomer = self._new_entry(signal, row)
+            receipt = self._receipt(newcomer)
+            self._end([newcomer], lambda _: Shed())
             return receipt
-        self._promised += 1  # a hook may enqueue again, but this place is taken
+        self._promise(1)  # a hook may enqueue again, but this place is taken
         self._end([victim], lambda shed: Shed(shed.may_have_arrived))
-        self._promised -= 1
+        self._promise(-1)
         return self._admit(signal, row)
 
     async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
         """Admit *signal*, waiting for room as `when_full` says; see `Client.enqueue`."""
         if self._closed is None and self._when_full == "wait" and not self._has_place_for(signal):
             await self._wait_for_room(signal.risk_level, timeout)
-            self._promised -= 1
+            self._promise(-1)
         return self.admit_nowait(signal)
 
     async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
@@ -165,31 +242,56 @@ class Queue:
             if len(signals) > self.room():
                 raise QueueFull(f"{len(signals)} signals find room for {max(0, self.room())}")
             kept = len(signals)
-        self._promised += kept
+        self._promise(kept)
         receipts: list[Receipt] = []
         try:
             while len(receipts) < len(signals):
                 if receipts:
                     await asyncio.sleep(0)
-                chunk = signals[len(receipts) : len(receipts) + SLICE]
-                if kept and not self._coalesce:
-                    kept -= len(chunk)
-                    self._promised -= len(chunk)
-                if (sure := self._surely_admitted(chunk)) > 0:
-                    receipts += self._admit_all(chunk[:sure])
-                    continue
-                for signal in chunk:
+                chunk = signals[len(receipts) : len(receipts) + MANY]
+                if not self._coalesce and not [signal for signal in chunk if signal.expires_at is not None]:
+                    if kept:
+                        kept -= len(chunk)
+                        self._promise(-len(chunk))
+                    if (room := self.room()) > 0:
+                        receipts += self._admit_all(chunk[: int(min(room, MANY))])
+                        continue
+                for signal in chunk[:SLICE]:
                     if kept:
                         kept -= 1
-                        self._promised -= 1
-                    receipts.append(await self.admit(signal, None))
+                        self._promise(-1)
+                    receipts.append(self.admit_at_once(signal) or await self.admit(signal, None))
         finally:
-            self._promised -= kept
+            self._promise(-kept)
         return receipts
 
-    def _surely_admitted(self, signals: Sequence[RiskSignal]) -> int:
-        """Return how many of *signals* can be admitted in one go: none if a hook may have its say in between."""
-        return 0 if self._coalesce or self._closed is not None else min(self.room(), len(signals))
+    def _admit_all(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals*, for which there is room, when not coalescing and none expires."""
+        lanes, now = self._prioritizer.lanes, self._loop.time()
+        before = [(lane, lane.size) for lane in lanes.values()]
+        receipts: list[Receipt] = []
+        number = self._last
+        for signal in signals:
+            number += 1
+            if not number % _PAD:
+                self._last = number
+                self._turn()
+            tail = lanes[signal.risk_level].tail
+            tail.places.append(number)
+            tail.times.append(now)
+            tail.cells.append(signal)
+            receipt = Receipt()
+            receipt.signal = signal
+            receipt.number = number
+            receipt.admitted_at = now
+            receipt._pad = self._pad
+            receipts.append(receipt)
+        self._last = number
+        for _ in range(min(2, lanes[_HIGH].size - before[0][1])):
+            self._prioritizer.note_high(now)
+        if any(lane.size > size < self._payload for lane, size in before):
+            self.wake()
+        return receipts
 
     async def _wait_for_room(self, level: RiskLevel, timeout: float | None) -> None:
         """
@@ -205,7 +307,7 @@ class Queue:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._promised -= 1
+                self._promise(-1)
                 self._promise_room()
             with suppress(ValueError):  # not in line any more if it had its turn, or the queue was closed
                 self._newcomers[level].remove(turn)
@@ -220,24 +322,24 @@ class Queue:
             while newcomers and self.room() > 0:
                 turn = newcomers.popleft()
                 if not turn.done():
-                    self._promised += 1
+                    self._promise(1)
                     turn.set_result(None)
 
-    def _new_receipt(self, signal: RiskSignal, row: int | None) -> Receipt:
-        self.admitted += 1
+    def _new_entry(self, signal: RiskSignal, row: int | None) -> Entry:
         now = self._loop.time()
         deadline = None if signal.expires_at is None else _deadline(signal.expires_at, now)
-        return Receipt(signal, self.admitted, now, deadline, self._loop, row=row)
+        return Entry(signal, self._next_number(), now, deadline, row)
 
     def _admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
-        receipt = self._new_receipt(signal, row)
-        if receipt.deadline is not None:
-            if receipt.deadline <= receipt.admitted_at:
-                self._end([receipt], lambda _: Expired())
+        entry = self._new_entry(signal, row)
+        receipt = self._receipt(entry)
+        if entry.deadline is not None:
+            if entry.deadline <= entry.admitted_at:
+                self._end([entry], lambda _: Expired())
                 return receipt
-            if self.overdue_at(receipt.admitted_at) == math.inf:  # the first that can expire
+            if self.overdue_at(entry.admitted_at) == math.inf:  # the first that can expire
                 self.wake()
-        superseded = self._prioritizer.admit(receipt)
+        superseded = self._prioritizer.admit(entry)
         self._wake_for(signal.risk_level)
         if superseded is not None:
             self._end([superseded], lambda old: Superseded(signal, old.may_have_arrived))
@@ -248,21 +350,6 @@ class Queue:
         size = self._prioritizer.lanes[newcomer].size
         if size <= self._payload and (size == 1 or not size % MAX_EVENTS or not self._prioritizer.size % MAX_EVENTS):
             self.wake()
-
-    def _admit_all(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
-        """Admit *signals*, for which there is room, when not coalescing."""
-        now, loop, number = self._loop.time(), self._loop, self.admitted
-        receipts = [
-            Receipt(signal, number, now, None if (end := signal.expires_at) is None else _deadline(end, now), loop)
-            for number, signal in enumerate(signals, number + 1)
-        ]
-        self.admitted += len(receipts)
-        late = {receipt: None for receipt in receipts if receipt.deadline is not None and receipt.deadline <= now}
-        self._prioritizer.admit_all([receipt for receipt in receipts if receipt not in late] if late else receipts)
-        self.wake()
-        if late:
-            self._end(list(late), lambda _: Expired())
-        return receipts
 
     # -- going out
 
@@ -299,25 +386,26 @@ class Queue:
         """Settle what has expired, a slice at the most, and tell whether there may be more."""
         overdue = self._prioritizer.overdue(now, SLICE)
         if overdue:
-            self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
+            self._end(overdue, lambda entry: Expired(entry.may_have_arrived))
         return len(overdue) == SLICE
 
     def take(self, now: float) -> Batch:
         """Put the batch that ranks highest in flight; empty if nothing is ready."""
         self._prioritizer.release(now)  # suspects may have ended since `demand` looked: the pace may take time
         batch = self._prioritizer.take(now)
-        self.in_flight += len(batch.receipts)
-        for receipt in batch.receipts:
-            receipt.attempts += 1
+        self.in_flight += len(batch.entries)
+        for entry in batch.entries:
+            entry.attempts += 1
+            self._tell(entry)
         return batch
 
-    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
-        """Return *receipts* from flight to the front of their lanes, held back until *ready_at*."""
-        receipts = list(receipts)
-        self.in_flight -= len(receipts)
-        self._settle_superseded(self._prioritizer.put_back(receipts, ready_at))
+    def put_back(self, entries: Iterable[Entry], ready_at: float = -math.inf) -> None:
+        """Return *entries* from flight to the front of their lanes, held back until *ready_at*."""
+        entries = list(entries)
+        self.in_flight -= len(entries)
+        self._settle_superseded(self._prioritizer.put_back(entries, ready_at))
 
-    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+    def suspect(self, groups: list[list[Entry]], ready_at: float = -math.inf) -> None:
         """Return *groups* from flight, each to be probed in a request of its own."""
         self.in_flight -= sum(len(group) for group in groups)
         self._settle_superseded(self._prioritizer.suspect(groups, ready_at))
@@ -325,9 +413,9 @@ class Queue:
     def answered(self, batch: Batch) -> None:
         """Note that the request with *batch* has ended, and what became of its signals is said; here nobody asks."""
 
-    def _settle_superseded(self, receipts: list[Receipt]) -> None:
+    def _settle_superseded(self, entries: list[Entry]) -> None:
         newer = self._prioritizer.waiting_for
-        self._end(receipts, lambda old: Superseded(newer(old.signal.ip).signal, old.may_have_arrived))
+        self._end(entries, lambda old: Superseded(newer(old.signal.ip).signal, old.may_have_arrived))
         self.wake()
 
     def hurry(self) -> None:
@@ -337,35 +425,39 @@ class Queue:
 
     # -- the end of a signal
 
-    def land(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
-        """Settle *receipts* that are in flight."""
-        self.in_flight -= len(receipts)
-        self._end(receipts, outcome)
+    def land(self, entries: Sequence[Entry], outcome: Callable[[Entry], Outcome]) -> None:
+        """Settle *entries* that are in flight."""
+        self.in_flight -= len(entries)
+        self._end(entries, outcome)
 
-    def _end(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+    def _end(self, entries: Sequence[Entry], outcome: Callable[[Entry], Outcome]) -> None:
         """
-        Give *receipts*, which are neither waiting nor in flight any more, their outcomes: the only place that does.
+        Give *entries*, which are neither waiting nor in flight any more, their outcomes: the only place that does.
 
         The hook is called when all of them have theirs, so that it finds the books balanced, and nobody is left out
         if it ends the program.
         """
-        for receipt in receipts:
-            receipt.settle(ended := outcome(receipt))
+        for entry in entries:
+            entry.settle(ended := outcome(entry))
             self.settled[type(ended)] += 1
+            self._ceiling += 1
+            self._tell(entry)
             for flush in self._flushes:
-                flush.count(receipt)
-        self._record(receipts)
+                flush.count(entry)
+        self._record(entries)
         self._promise_room()
-        for watch in self._watchers:
-            watch(receipts)
-        if self._on_settled is not None:
-            for receipt in receipts:
-                self._call_hook(receipt)
+        if self._watchers or self._on_settled is not None:
+            receipts = [self._receipt(entry) for entry in entries]
+            for watch in self._watchers:
+                watch(receipts)
+            if self._on_settled is not None:
+                for receipt in receipts:
+                    self._call_hook(receipt)
         if self.waiting == 0 and self.in_flight == 0:
             self.wake()
 
-    def _record(self, receipts: Sequence[Receipt]) -> None:
-        """Tell a durable store that *receipts* are settled; here is none."""
+    def _record(self, entries: Sequence[Entry]) -> None:
+        """Tell a durable store that *entries* are settled; here is none."""
 
     def _call_hook(self, receipt: Receipt) -> None:
         assert self._on_settled is not None  # noqa: S101 - the caller has looked
@@ -402,7 +494,7 @@ class Queue:
 
     async def flush(self, timeout: float | None) -> int:
         """Wait until all that is admitted now is settled; return how much is not."""
-        flush = _Flush(self._loop.create_future(), self.admitted, self.waiting + self.in_flight)
+        flush = _Flush(self._loop.create_future(), self._last, self.waiting + self.in_flight)
         if flush.left == 0:
             return 0
         self._flushes.append(flush)
@@ -420,6 +512,9 @@ class Queue:
         """Admit no more: newcomers, those in line included, get `ClientClosed` with the first *reason* given."""
         if self._closed is None:
             self._closed = reason
+            self._ceiling = -math.inf
+        if self._packing is not None:
+            self._packing.cancel()
         for newcomers in self._newcomers.values():
             while newcomers:
                 turn = newcomers.popleft()
@@ -429,9 +524,9 @@ class Queue:
 
     def abandon(self, reason: str) -> bool:
         """Settle what waits as `Abandoned`, a slice at the most, and tell whether there may be more."""
-        receipts = list(islice(self._prioritizer.everything(), SLICE))
-        self._end(receipts, lambda receipt: Abandoned(reason, receipt.may_have_arrived))
-        return len(receipts) == SLICE
+        entries = list(islice(self._prioritizer.everything(), SLICE))
+        self._end(entries, lambda entry: Abandoned(reason, entry.may_have_arrived))
+        return len(entries) == SLICE
 
 
 def _deadline(expires_at: datetime, now: float) -> float:
@@ -451,8 +546,8 @@ class _Flush:
         self._last = last
         self.left = left
 
-    def count(self, receipt: Receipt) -> None:
-        if receipt.number <= self._last:
+    def count(self, entry: Entry) -> None:
+        if entry.number <= self._last:
             self.lose(1)
 
     def lose(self, count: int) -> None:

@@ -6,10 +6,8 @@ not raise for what the server, the clock or the queue decided.
 """
 
 import asyncio
-import os
 from collections.abc import Generator
 from contextlib import suppress
-from threading import get_ident
 from typing import TypeAlias
 
 from attrs import frozen
@@ -84,37 +82,6 @@ class Abandoned:
 Outcome: TypeAlias = Accepted | Rejected | Expired | Shed | Superseded | Abandoned
 
 
-_process = object()  # another one in each forked child
-
-
-def _fork() -> None:
-    global _process  # noqa: PLW0603 - what it stands for is global
-    _process = object()
-
-
-os.register_at_fork(after_in_child=_fork)
-
-
-class Home:
-    """
-    The event loop that opened a client, in its thread and process: where alone it may be used.
-
-    `asyncio.get_running_loop` alone would do, but up to Python 3.11 it asks the kernel for the process each time.
-    """
-
-    __slots__ = ("_process", "_thread", "loop")
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._thread = get_ident()
-        self._process = _process
-
-    def check(self) -> None:
-        """Refuse callers elsewhere, as `check_loop` does."""
-        if get_ident() != self._thread or not self.loop.is_running() or _process is not self._process:
-            check_loop(self.loop)
-
-
 def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     """
     Refuse a caller that does not run on *loop*: nothing would ever wake it.
@@ -130,82 +97,98 @@ def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     raise WrongLoop("a client and its receipts belong to the event loop, and the process, that opened the client")
 
 
+class Pad:
+    """
+    What has become of some receipts with consecutive numbers. It lives as long as one of them does.
+
+    Attributes:
+        loop: Of the client.
+    """
+
+    __slots__ = ("__weakref__", "_known", "_waiters", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._known: dict[int, tuple[int, Outcome | None]] = {}  # by number: attempts, and how it ended
+        self._waiters: dict[int, list[asyncio.Future[None] | Answer[None]]] = {}
+
+    def attempts(self, number: int) -> int:
+        """Return how many requests have carried the signal with this *number*."""
+        return self._known[number][0] if number in self._known else 0
+
+    def outcome(self, number: int) -> Outcome | None:
+        """Return how the signal with this *number* ended."""
+        return self._known[number][1] if number in self._known else None
+
+    def tell(self, number: int, attempts: int, outcome: Outcome | None) -> None:
+        """Note what has become of the signal with this *number*, and wake all who wait if it has ended."""
+        self._known[number] = attempts, outcome
+        if outcome is not None:
+            for waiter in self._waiters.pop(number, ()):
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def join(self, number: int, waiter: "asyncio.Future[None] | Answer[None]") -> None:
+        """Let *waiter* have its result when that signal has ended."""
+        if self.outcome(number) is not None:
+            waiter.set_result(None)
+        else:
+            self._waiters.setdefault(number, []).append(waiter)
+
+    def leave(self, number: int, waiter: "asyncio.Future[None] | Answer[None]") -> None:
+        """Forget *waiter*, who waits no more."""
+        waiters = self._waiters.get(number, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[number]
+
+
 class Receipt:
     """
     The promise that one signal will be settled; `await receipt` returns the outcome.
 
-    May be awaited by any number of tasks, at any time, or by none. Cancelling a wait recalls nothing.
+    May be awaited by any number of tasks, at any time, or by none. Cancelling a wait recalls nothing. `on_settled` gets
+    another object than `enqueue` returned, which is equal to it.
 
     Attributes:
         signal: The signal it stands for.
-        outcome: How the signal ended, `None` until then.
-        attempts: How many requests have carried the signal.
     """
 
-    __slots__ = (
-        "_loop",
-        "_waiters",
-        "admitted_at",
-        "attempts",
-        "deadline",
-        "may_have_arrived",
-        "number",
-        "outcome",
-        "place",
-        "row",
-        "signal",
-    )
+    __slots__ = ("_pad", "admitted_at", "number", "signal")
 
+    # Most receipts are dropped at once, so that one is as little as can be, and its state is on the pad. There is no
+    # `__init__`, which would be an eighth of all that `enqueue` costs: `Queue` sets these.
     signal: RiskSignal
-    outcome: Outcome | None
-    attempts: int
-    # The rest belongs to the queue: instants are on the loop clock, in seconds.
     number: int  # of admission
-    place: int  # in line within a level: its number, or the inherited place of the one it superseded
-    admitted_at: float  # inherited with the place
-    deadline: float | None  # `expires_at` on the loop clock
-    may_have_arrived: bool  # a request carried it and the answer was lost
-    row: int | None  # where the durable store has it
+    admitted_at: float  # on the loop clock, in seconds
+    _pad: Pad
 
-    def __init__(
-        self,
-        signal: RiskSignal,
-        number: int,
-        admitted_at: float,
-        deadline: float | None,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        row: int | None = None,
-    ) -> None:
-        self.signal = signal
-        self.row = row
-        self._loop = loop
-        self.number = self.place = number
-        self.admitted_at = admitted_at
-        self.deadline = deadline
-        self.outcome = None
-        self.attempts = 0
-        self.may_have_arrived = False
-        self._waiters: list[asyncio.Future[None] | Answer[None]] | None = None
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the signal ended, `None` until then."""
+        return self._pad.outcome(self.number)
+
+    @property
+    def attempts(self) -> int:
+        """How many requests have carried the signal."""
+        return self._pad.attempts(self.number)
 
     def done(self) -> bool:
         """Tell whether the signal is settled."""
         return self.outcome is not None
 
     def __await__(self) -> Generator[object, None, Outcome]:
+        pad, number = self._pad, self.number
         if self.outcome is None:
-            check_loop(self._loop)
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
+            check_loop(pad.loop)
+            waiter: asyncio.Future[None] = pad.loop.create_future()
+            pad.join(number, waiter)
             try:
                 yield from waiter
             finally:
-                if self._waiters is not None:  # cancelled, not settled
-                    self._waiters.remove(waiter)
-        assert self.outcome is not None  # noqa: S101 - settle() sets it before it wakes anybody
-        return self.outcome
+                pad.leave(number, waiter)
+        return self._settled()
 
     def wait_threadsafe(self, timeout: float | None = None) -> Outcome:
         """
@@ -219,42 +202,33 @@ class Receipt:
             WrongLoop: Called on the client's own event loop, which would wait for itself; or in a forked process.
             ClientClosed: The event loop was closed under an open client, so that nothing will ever settle it.
         """
+        pad, number = self._pad, self.number
         if self.outcome is None:
-            answer: Answer[None] = Answer(self._loop)
+            answer: Answer[None] = Answer(pad.loop)
             try:
                 with suppress(RuntimeError):  # a loop that is closed; the answer says so
-                    self._loop.call_soon_threadsafe(self._join, answer)
+                    pad.loop.call_soon_threadsafe(pad.join, number, answer)
                 answer.result(timeout)
             except (TimeoutError, RiskbatchError):
                 if self.outcome is None:
                     raise
             finally:
                 with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._leave, answer)
-        assert self.outcome is not None  # noqa: S101 - settle() sets it before it wakes anybody
-        return self.outcome
+                    pad.loop.call_soon_threadsafe(pad.leave, number, answer)
+        return self._settled()
 
-    def _join(self, answer: Answer[None]) -> None:
-        if self.outcome is not None:
-            answer.set_result(None)
-        elif self._waiters is None:
-            self._waiters = [answer]
-        else:
-            self._waiters.append(answer)
+    def _settled(self) -> Outcome:
+        outcome = self.outcome
+        assert outcome is not None  # noqa: S101 - the pad is told before it wakes anybody
+        return outcome
 
-    def _leave(self, answer: Answer[None]) -> None:
-        if self._waiters is not None and answer in self._waiters:
-            self._waiters.remove(answer)
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Receipt):
+            return NotImplemented
+        return self._pad is other._pad and self.number == other.number
 
-    def settle(self, outcome: Outcome) -> None:
-        """Give the signal its one outcome and wake all who wait. For the queue, which keeps the books."""
-        if self.outcome is not None:
-            raise RuntimeError(f"{self!r} is already settled")
-        self.outcome = outcome
-        waiters, self._waiters = self._waiters, None
-        for waiter in waiters or ():
-            if not waiter.done():
-                waiter.set_result(None)
+    def __hash__(self) -> int:
+        return hash(self.number)
 
     def __repr__(self) -> str:
         state = "unsettled" if self.outcome is None else repr(self.outcome)

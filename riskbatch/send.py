@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 from attrs import frozen
 
@@ -135,15 +135,14 @@ class _Source:
         return result
 
 
-@frozen(eq=False)
-class _Item:
+@frozen(eq=False, kw_only=True)
+class _Item(rb.RiskSignal):
     """
-    A signal under way, and where it came from.
+    A signal that knows where it came from.
 
     Attributes:
         record: The record that it is in.
         number: Of the record.
-        signal: The signal.
         original: The part of the record that it stands for.
         taken: The signal's own number in the feed.
         digest: Of the feed up to the record.
@@ -151,10 +150,18 @@ class _Item:
 
     record: Record
     number: int
-    signal: rb.RiskSignal
     original: object
-    taken: int
-    digest: str
+    taken: int = 0
+    digest: str = ""
+
+    __eq__ = object.__eq__  # a feed may hold the same signal twice
+    __hash__ = object.__hash__
+
+    @classmethod
+    def of(cls, signal: rb.RiskSignal, **origin: Any) -> Self:
+        """Make one of *signal*."""
+        facts: dict[str, Any] = {name: getattr(signal, name) for name in ("message", "timestamp", "expires_at")}
+        return cls(signal.ip, signal.risk_level, **facts, **origin)
 
 
 class _Changed(rb.RiskbatchError):
@@ -192,7 +199,7 @@ class _Ledger:
         self.bookmark: Bookmark | None = None
         self.passed = 0
         self._trail = Trail()
-        self._under_way: dict[int, _Item] = {}  # by the identity of the signal, in the order read
+        self._under_way: dict[_Item, None] = {}  # in the order read
         self._first_refused: tuple[int, int] | None = None  # number and line
         self._shown = 0
 
@@ -212,13 +219,14 @@ class _Ledger:
         already = self._already(before)
         digest = "" if self.bookmark is None else self._trail.digest()
         self.passed += already
-        entered = []
+        entered: list[rb.RiskSignal] = []
         for taken, (signal, original) in enumerate(made[already:], before + already + 1):
             self.signals += 1
             if isinstance(signal, rb.RiskSignal):
-                item = _Item(record, self.records, signal, original, taken, digest)
-                self._under_way[id(signal)] = item
-                entered.append(signal)
+                origin = {"record": record, "number": self.records, "original": original}
+                item = _Item.of(signal, **origin, taken=taken, digest=digest)
+                self._under_way[item] = None
+                entered.append(item)
             else:
                 facts = {"cut": True} if record.cut else {}
                 self._refuse(record, self.records, "invalid", str(signal), original, **facts)
@@ -256,12 +264,13 @@ class _Ledger:
         assert self.bookmark is not None  # noqa: S101 - only asked for a feed that has one
         if signal is None:
             return Bookmark(self.bookmark.name, self._trail.count, self._trail.digest(), ended=True)
-        item = self._under_way[id(signal)]
-        return Bookmark(self.bookmark.name, item.taken, item.digest)
+        assert isinstance(signal, _Item)  # noqa: S101 - all that is enqueued is
+        return Bookmark(self.bookmark.name, signal.taken, signal.digest)
 
     def settled(self, receipt: rb.Receipt) -> None:
         """Enter the outcome of a signal."""
-        item = self._under_way.pop(id(receipt.signal), None) or _from_store(receipt.signal)
+        item = receipt.signal if isinstance(receipt.signal, _Item) else _from_store(receipt.signal)
+        self._under_way.pop(item, None)
         match receipt.outcome:
             case rb.Accepted():
                 self.counts["accepted"] += 1
@@ -282,8 +291,9 @@ class _Ledger:
         """Enter as unsent what was read and never admitted."""
         if self.bookmark is not None:  # it is read again by the next run, so that nobody need send it from elsewhere
             self._rejected = None
-        for key in list(self._under_way):
-            self._lose(self._under_way.pop(key), "unsent", why)
+        for item in list(self._under_way):
+            del self._under_way[item]
+            self._lose(item, "unsent", why)
 
     def refused(self) -> int:
         """Return how many signals were not accepted so far."""
@@ -291,7 +301,7 @@ class _Ledger:
 
     def first_open(self) -> tuple[int, int] | None:
         """Return number and line of the first record that is not, or not yet, accepted."""
-        item = next(iter(self._under_way.values()), None)
+        item = next(iter(self._under_way), None)
         under_way = [] if item is None else [(item.number, item.record.line)]
         return min([*under_way, *([self._first_refused] if self._first_refused else [])], default=None)
 
@@ -327,7 +337,7 @@ class _Ledger:
 def _from_store(signal: rb.RiskSignal) -> _Item:
     """Return what there is to say of a signal that an earlier run has read."""
     original = signal.to_json()
-    return _Item(Record(0, original), 0, signal, original, 0, "")
+    return _Item.of(signal, record=Record(0, original), number=0, original=original)
 
 
 class _Sending:

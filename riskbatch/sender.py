@@ -215,7 +215,7 @@ class Sender:
     async def _depart(self, submissions: asyncio.TaskGroup) -> None:
         now = self._loop.time() + _GRAIN  # as `run` reckons: a permit that counted as free must be free here too
         batch = self._queue.take(now)
-        if batch.receipts:
+        if batch.entries:
             await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
             self._launch(batch, submissions, now)
 
@@ -247,7 +247,7 @@ class Sender:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
             return Challenged()
         try:
-            request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.receipts))
+            request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.entries))
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)
@@ -301,7 +301,7 @@ class Sender:
             case Taken(request_id):
                 self._recovered()
                 accepted = Accepted(self._clean(request_id))
-                self._queue.land(batch.receipts, lambda _: accepted)
+                self._queue.land(batch.entries, lambda _: accepted)
             case Refused():
                 self._recovered()
                 self._isolate(batch, verdict)
@@ -322,37 +322,37 @@ class Sender:
                 self._act_unanswered(batch, ready_at, may_have_arrived=may_have_arrived)
 
     def _act_unanswered(self, batch: Batch, ready_at: float, *, may_have_arrived: bool) -> None:
-        for receipt in batch.receipts:
-            receipt.may_have_arrived |= may_have_arrived
+        for entry in batch.entries:
+            entry.may_have_arrived |= may_have_arrived
         self._put_back(batch, ready_at)
 
     def _put_back(self, batch: Batch, ready_at: float = -math.inf) -> None:
-        self.counts.put_back += len(batch.receipts)
+        self.counts.put_back += len(batch.entries)
         if batch.is_probe:
-            self._queue.suspect([batch.receipts], ready_at)
+            self._queue.suspect([batch.entries], ready_at)
         else:
-            self._queue.put_back(batch.receipts, ready_at)
+            self._queue.put_back(batch.entries, ready_at)
 
     def _isolate(self, batch: Batch, refused: Refused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
-        receipts = batch.receipts
-        if len(receipts) == 1:
+        entries = batch.entries
+        if len(entries) == 1:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
-            self._queue.land(receipts, lambda _: rejected)
+            self._queue.land(entries, lambda _: rejected)
             text = f"Okta refused a signal: {code} {reason}"
             logger.debug("%s", text, extra=facts("signal_refused", code=code, reason=reason))
             self.journal.say(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
-        believed = max(receipt.attempts for receipt in receipts) <= _BELIEVED
+        believed = max(entry.attempts for entry in entries) <= _BELIEVED
         named = batch.named(refused.named) if believed else []
-        if named and len(named) < len(receipts):
+        if named and len(named) < len(entries):
             suspects = set(named)
-            self._queue.suspect([[receipt] for receipt in named])
-            self._queue.put_back([receipt for receipt in receipts if receipt not in suspects])
+            self._queue.suspect([[entry] for entry in named])
+            self._queue.put_back([entry for entry in entries if entry not in suspects])
         else:
-            self._queue.suspect(split(receipts))
+            self._queue.suspect(split(entries))
 
     # -- trouble
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskbatch.batcher import Batch, split
-from riskbatch.receipts import Receipt
+from riskbatch.lanes import Entry
 from riskbatch.signals import RiskLevel, RiskSignal
 
 profile = settings(max_examples=100, deadline=None, derandomize=True)
@@ -16,36 +16,36 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 numbers = count(1)
 
 
-def receipt(level="LOW", *, microseconds=0, expires_in=None):
+def entry(level="LOW", *, microseconds=0, expires_in=None):
     expires_at = None if expires_in is None else NOON + timedelta(microseconds=expires_in)
     signal = RiskSignal(
         "192.0.2.1", level, timestamp=NOON + timedelta(microseconds=microseconds), expires_at=expires_at
     )
-    return Receipt(signal, next(numbers), 0.0, None, None)
+    return Entry(signal, next(numbers), 0.0)
 
 
-def filled(subjects_per_event, receipts):
+def filled(subjects_per_event, entries):
     batch = Batch(subjects_per_event)
-    for each in receipts:
+    for each in entries:
         assert batch.add(each)
     return batch
 
 
-receipts = st.builds(
-    receipt,
+entries = st.builds(
+    entry,
     st.sampled_from(list(RiskLevel)),
     microseconds=st.sampled_from([0, 1, 999, 1000, 2000]),
     expires_in=st.sampled_from([None, None, 500, 10_000_000]),
 )
 
 
-@given(st.lists(receipts, max_size=150), st.sampled_from([1, 2, 3, 50]))
+@given(st.lists(entries, max_size=150), st.sampled_from([1, 2, 3, 50]))
 @profile
 def test_a_batch_keeps_every_limit_and_every_receipt(arriving, subjects_per_event):
     """At most 20 events, at most so many signals an event, all of one millisecond and expiry; order is kept."""
     batch = Batch(subjects_per_event)
     added = [each for each in arriving if batch.add(each)]
-    assert batch.receipts == added
+    assert batch.entries == added
     assert len(batch.events) <= 20
     assert sorted(map(id, (signal for event in batch.events for signal in event))) == sorted(
         id(each.signal) for each in added
@@ -58,35 +58,35 @@ def test_a_batch_keeps_every_limit_and_every_receipt(arriving, subjects_per_even
     firsts = [position[id(event[0])] for event in batch.events]
     assert firsts == sorted(firsts)
     if len(added) < len(arriving):
-        assert batch.is_full()
-    assert batch.is_full() == (len(batch.events) == 20)
+        assert batch.seats.are_taken()
+    assert batch.seats.are_taken() == (len(batch.events) == 20)
 
 
 def test_a_payload_has_twenty_events_and_not_one_more():
     """The 21st signal does not fit, and refusing it changes nothing."""
-    batch = filled(1, [receipt() for _ in range(19)])
-    assert not batch.is_full()
-    assert batch.add(receipt())
-    assert batch.is_full()
-    late = receipt()
+    batch = filled(1, [entry() for _ in range(19)])
+    assert not batch.seats.are_taken()
+    assert batch.add(entry())
+    assert batch.seats.are_taken()
+    late = entry()
     assert not batch.add(late)
-    assert late not in batch.receipts
+    assert late not in batch.entries
     assert len(batch.events) == 20
 
 
 def test_signals_share_no_event_unless_asked_to():
     """One signal an event is the default, and a batch is no probe by itself."""
     batch = Batch()
-    assert batch.add(receipt())
-    assert batch.add(receipt())
+    assert batch.add(entry())
+    assert batch.add(entry())
     assert [len(event) for event in batch.events] == [1, 1]
     assert not batch.is_probe
 
 
 def test_signals_of_one_millisecond_and_expiry_share_an_event():
     """What Okta would see as equal times share an event, and what differs by a millisecond or in expiry does not."""
-    same = [receipt(microseconds=0), receipt(microseconds=999)]
-    other = [receipt(microseconds=1000), receipt(expires_in=1000), receipt(expires_in=2000)]
+    same = [entry(microseconds=0), entry(microseconds=999)]
+    other = [entry(microseconds=1000), entry(expires_in=1000), entry(expires_in=2000)]
     batch = filled(50, [*same, *other])
     assert [len(event) for event in batch.events] == [2, 1, 1, 1]
 
@@ -95,24 +95,24 @@ def test_signals_of_one_millisecond_and_expiry_share_an_event():
 def test_a_full_event_is_followed_by_another_of_the_same_times(subjects_per_event):
     """An event takes as many signals as allowed; the next one opens a new event."""
     batch = Batch(subjects_per_event)
-    while batch.add(receipt()):
+    while batch.add(entry()):
         pass
     assert {len(event) for event in batch.events} == {subjects_per_event}
-    assert len(batch.receipts) == 20 * subjects_per_event
+    assert len(batch.entries) == 20 * subjects_per_event
 
 
 def test_a_full_batch_still_takes_what_shares_an_event():
     """When all events are begun, a signal rides only where its own times already are."""
-    batch = filled(2, [receipt(microseconds=1000 * n) for n in range(20)])
-    assert batch.is_full()
-    assert not batch.add(receipt(microseconds=99_000))
-    assert batch.add(receipt(microseconds=5000))
-    assert not batch.add(receipt(microseconds=5000))
+    batch = filled(2, [entry(microseconds=1000 * n) for n in range(20)])
+    assert batch.seats.are_taken()
+    assert not batch.add(entry(microseconds=99_000))
+    assert batch.add(entry(microseconds=5000))
+    assert not batch.add(entry(microseconds=5000))
 
 
 def test_indices_that_a_server_names_find_their_receipts():
-    """`(event, subject)` is one receipt, `(event, None)` all of its event; each once, in the order of naming."""
-    first, second, alone = receipt(), receipt(), receipt(microseconds=5000)
+    """`(event, subject)` is one entry, `(event, None)` all of its event; each once, in the order of naming."""
+    first, second, alone = entry(), entry(), entry(microseconds=5000)
     batch = filled(2, [first, second, alone])
     assert batch.named([(1, None)]) == [alone]
     assert batch.named([(0, 1)]) == [second]
@@ -124,11 +124,11 @@ def test_indices_that_a_server_names_find_their_receipts():
 @pytest.mark.parametrize("lie", [(2, None), (2, 0), (999, 999), (0, 2), (1, 1), (-1, None), (-1, 0), (0, -1), (0, -2)])
 def test_indices_that_are_not_in_the_batch_are_passed_over(lie):
     """A server may name anything; what is not there is nobody."""
-    batch = filled(2, [receipt(), receipt(), receipt(microseconds=5000)])
+    batch = filled(2, [entry(), entry(), entry(microseconds=5000)])
     assert batch.named([lie]) == []
 
 
-@given(st.lists(receipts, min_size=2, max_size=80))
+@given(st.lists(entries, min_size=2, max_size=80))
 @profile
 def test_splitting_makes_progress_and_loses_nobody(refused):
     """Every piece is smaller than the whole, has one level, and all are together what was split."""
@@ -141,7 +141,7 @@ def test_splitting_makes_progress_and_loses_nobody(refused):
         assert piece == [each for each in refused if each in piece]
 
 
-@given(st.lists(receipts, min_size=1, max_size=60), st.sampled_from([1, 3, 50]))
+@given(st.lists(entries, min_size=1, max_size=60), st.sampled_from([1, 3, 50]))
 @profile
 def test_every_piece_of_a_batch_fits_a_payload(arriving, subjects_per_event):
     """A piece of what fitted fits, down to single signals, so that no suspect is left over."""
@@ -160,11 +160,11 @@ def test_every_piece_of_a_batch_fits_a_payload(arriving, subjects_per_event):
 
 def test_a_batch_of_one_level_is_split_in_the_middle():
     """Halving finds one bad signal among twenty in a few requests."""
-    refused = [receipt("HIGH") for _ in range(5)]
+    refused = [entry("HIGH") for _ in range(5)]
     assert split(refused) == [refused[:2], refused[2:]]
 
 
 def test_a_batch_of_several_levels_is_split_where_the_level_changes():
     """A probe never carries a LOW while somebody's HIGH waits."""
-    highs, low = [receipt("HIGH"), receipt("HIGH")], receipt("LOW")
+    highs, low = [entry("HIGH"), entry("HIGH")], entry("LOW")
     assert split([*highs, low]) == [highs, [low]]

@@ -18,13 +18,13 @@ HOUSE = Path(riskbatch.__file__).parent
 README = (Path(__file__).parent.parent / "README.md").read_text()
 # From the first to the last; a room imports only what stands before it. The emulator stands apart.
 ORDER = """
-errors journal signals threads receipts wire batcher prioritizer queue inbox limiter keys auth oauth transport renewal
-stores sender client providers testing otel __init__ feed simulate terminal doctor send demo cli __main__
+errors journal signals threads receipts lanes wire batcher prioritizer queue inbox limiter keys auth oauth transport
+renewal stores sender client providers testing otel __init__ feed simulate terminal doctor send demo cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 EMULATOR = {"emulator", "emulator_oauth"}
 
-PURE = ["errors", "signals", "feed", "prioritizer", "batcher", "wire", "auth"]
+PURE = ["errors", "signals", "feed", "lanes", "prioritizer", "batcher", "wire", "auth"]
 CORE = {"aiohttp", "attrs", "cattrs", "aiolimiter", "multidict", "yarl"}  # aiohttp brings the last two
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from ..receipts import Receipt
+from ..lanes import Entry
 from ..signals import RiskLevel, RiskSignal
 from .sqlite import SqliteStore
 from .sqlite_file import Synchronous
@@ -95,14 +95,14 @@ class Store(Protocol):
     async def due(self, until: datetime, limit: int) -> tuple[Sequence[Stored], datetime | None]:
         """Return up to *limit* signals that expire by *until*, and when the first expires that does so later."""
 
-    def settle(self, receipts: Sequence[Receipt]) -> None:
-        """Forget the rows of *receipts*, which have their outcomes. Failures are logged and retried."""
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """Forget the rows of *entries*, which have their outcomes. Failures are logged and retried."""
 
-    def succeed(self, old: Receipt, new: Receipt) -> None:
+    def succeed(self, old: Entry, new: Entry) -> None:
         """Forget the row of *old* as `settle` does, and give it to *new*, which is from then on named by it."""
 
-    def note(self, receipts: Sequence[Receipt]) -> None:
-        """Remember `attempts` and `may_have_arrived` of *receipts*, soon."""
+    def note(self, entries: Sequence[Entry]) -> None:
+        """Remember `attempts` and `may_have_arrived` of *entries*, soon."""
 
     async def close(self) -> None:
         """Write what is owed, and give up the ownership. Does nothing if the store is not open."""

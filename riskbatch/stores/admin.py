@@ -18,7 +18,7 @@ from attrs import frozen
 from ..errors import InvalidSignal, StoreError
 from ..signals import RiskLevel, RiskSignal
 from . import sqlite_file as file
-from .sqlite_file import Entry
+from .sqlite_file import Record
 
 _SLICE = 1_000  # rows a transaction, or a look
 
@@ -56,7 +56,7 @@ class FileStatistics:
     owner: int | None
 
 
-def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Entry]:
+def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Record]:
     """Yield what waits, in the order of sending, as it is at that moment; of one *level* or of all."""
     with _reading(path) as db:
         for each in RiskLevel:
@@ -64,10 +64,10 @@ def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator
                 yield from _waiting(db, *file.span(each))
 
 
-def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Entry]:
+def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Record]:
     sql = "SELECT max(id) FROM (SELECT id FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT ?)"
     while (last := file.value_of(db.execute(sql, (after, before, _SLICE)))) is not None:
-        yield from file.entries(db, "id > ? AND id <= ? ORDER BY id", (after, last))
+        yield from file.records(db, "id > ? AND id <= ? ORDER BY id", (after, last))
         after = last
 
 

@@ -61,8 +61,8 @@ class Claim(Batch):
     def keep_unsent(self) -> None:
         """Note that no request is made of it."""
         self.unsent = True
-        for receipt in self.receipts:
-            receipt.attempts -= 1
+        for entry in self.entries:
+            entry.attempts -= 1
 
     def renew(self, give_up_at: float) -> None:
         """Keep it until *give_up_at*."""
@@ -94,7 +94,7 @@ class Claim(Batch):
             "landed": self.landed,
             "back": self.back,
             "suspects": self.suspects,
-            "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.receipts},
+            "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.entries},
         }
 
 

@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from ..errors import StoreError
-from ..receipts import Accepted, Receipt, Superseded
+from ..lanes import Entry
+from ..receipts import Accepted, Superseded
 from ..signals import RiskLevel, RiskSignal
 from . import Backlog, Store, Stored
 
@@ -86,12 +87,12 @@ async def _opens_for_one(make: Make, place: str) -> None:
 async def _settles(make: Make, place: str) -> None:
     """What is settled is gone."""
     await _open(store := make(place))
-    receipts = await _added(store, [_signal(number) for number in range(9)])
-    for receipt in receipts[:5]:
-        receipt.settle(Accepted())
-    store.settle(receipts[:4])
-    store.settle(receipts[4:5])
-    _equal(_signals(await store.load(HIGH, 0, 10)), [receipt.signal for receipt in receipts[5:]])
+    entries = await _added(store, [_signal(number) for number in range(9)])
+    for entry in entries[:5]:
+        entry.settle(Accepted())
+    store.settle(entries[:4])
+    store.settle(entries[4:5])
+    _equal(_signals(await store.load(HIGH, 0, 10)), [entry.signal for entry in entries[5:]])
     await store.close()
     _equal((await _open(store)).waiting[HIGH], 4)
     await store.close()
@@ -191,10 +192,9 @@ async def _open(store: Store) -> Backlog:
     return await store.open(by_address=False)
 
 
-async def _added(store: Store, signals: list[RiskSignal]) -> list[Receipt]:
-    loop = asyncio.get_running_loop()
+async def _added(store: Store, signals: list[RiskSignal]) -> list[Entry]:
     rows = await store.add(signals)
-    return [Receipt(signal, row, 0.0, None, loop, row=row) for signal, row in zip(signals, rows, strict=True)]
+    return [Entry(signal, row, 0.0, row=row) for signal, row in zip(signals, rows, strict=True)]
 
 
 def _signals(found: Sequence[Stored]) -> list[RiskSignal]:

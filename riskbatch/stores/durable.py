@@ -2,8 +2,8 @@
 A queue whose signals are in a store: `Queue`, with a write before each admission and after each settlement.
 
 What a former process left is older than all that comes now. Of each level the oldest few thousand are in memory, with
-receipts, like all others; the rest stays in the store, is counted, and is loaded as the lane runs low. So numbers of
-receipts are zero and less for what was left, and memory is bounded whatever the store holds.
+entries, like all others; the rest stays in the store, is counted, and is loaded as the lane runs low. So numbers of
+entries are zero and less for what was left, and memory is bounded whatever the store holds.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from typing import Any
 
 from ..errors import ClientClosed, QueueFull, StoreError
 from ..journal import facts
+from ..lanes import Entry
 from ..prioritizer import Demand
 from ..queue import SLICE, Queue, _is_past
 from ..receipts import Abandoned, Expired, Receipt, Superseded
@@ -120,7 +121,8 @@ class DurableQueue(Queue):
         """Admit what the store holds; the oldest of each level are loaded before this returns."""
         self._newest = backlog.newest
         self._cold.update(backlog.waiting)
-        self.admitted = self._all_cold = sum(self._cold.values())
+        self._all_cold = sum(self._cold.values())
+        self._count(self._all_cold)
         self._set_cold_expiry(backlog.next_expiry)
         for level in RiskLevel:
             if self._cold[level]:
@@ -129,21 +131,21 @@ class DurableQueue(Queue):
     def _take_in(self, level: RiskLevel, chunk: Sequence[Stored]) -> None:
         """Put a *chunk*, the next in turn, in the lane of *level*."""
         chunk = [stored for stored in chunk if stored.row <= self._newest]
-        receipts = self._thaw(chunk)
+        entries = self._thaw(chunk)
         if chunk:
             self._loaded[level] = chunk[-1].row
             self._thawed.difference_update(stored.row for stored in chunk)
         elif self._cold[level]:  # what is left are rows that cannot be read as signals
             self._lose(level)
-        self._line_up(receipts)
+        self._line_up(entries)
 
-    def _line_up(self, receipts: list[Receipt]) -> None:
-        self._settle_superseded(self._prioritizer.put_back(receipts, -math.inf))
+    def _line_up(self, entries: list[Entry]) -> None:
+        self._settle_superseded(self._prioritizer.put_back(entries, -math.inf))
 
-    def _thaw(self, found: Iterable[Stored]) -> list[Receipt]:
-        """Make receipts of what was in the store only; the caller must line them up or end them at once."""
+    def _thaw(self, found: Iterable[Stored]) -> list[Entry]:
+        """Make entries of what was in the store only; the caller must line them up or end them at once."""
         now, wall = self._loop.time(), datetime.now(UTC)
-        receipts = []
+        entries = []
         for stored in found:
             signal, row = stored.signal, stored.row
             level = signal.risk_level
@@ -151,20 +153,20 @@ class DurableQueue(Queue):
                 continue
             waited = max(0.0, (wall - stored.enqueued_at).total_seconds())
             deadline = None if signal.expires_at is None else now + (signal.expires_at - wall).total_seconds()
-            receipt = Receipt(signal, row - self._newest, now - waited, deadline, self._loop, row=row)
-            receipt.attempts = stored.attempts
-            receipt.may_have_arrived = stored.may_have_arrived
+            entry = Entry(signal, row - self._newest, now - waited, deadline, row)
+            entry.attempts = stored.attempts
+            entry.may_have_arrived = stored.may_have_arrived
             self._thawed.add(row)
             self._cold[level] -= 1
             self._all_cold -= 1
             self._warm[level] += 1
-            receipts.append(receipt)
-        return receipts
+            entries.append(entry)
+        return entries
 
     def _lose(self, level: RiskLevel) -> None:
         lost = facts("store_failed", reason="unreadable", count=self._cold[level])
         logger.error("the store has %d %s that cannot be read; they stay", self._cold[level], level.value, extra=lost)
-        self.admitted -= self._cold[level]
+        self._count(-self._cold[level])
         self._uncount(level)
 
     def _uncount(self, level: RiskLevel) -> None:
@@ -218,7 +220,8 @@ class DurableQueue(Queue):
         for level, cold in self._cold.items():
             if cold:
                 # Ready, and older than all that is in the store only.
-                old = sum(1 for receipt in islice(self._prioritizer.lanes[level], self._payload) if receipt.place <= 0)
+                first = islice(self._prioritizer.lanes[level].places(), self._payload)
+                old = sum(1 for place in first if place <= 0)
                 if old < self._payload:
                     self._refill(level)
                     self._starved = not self._unreadable
@@ -257,7 +260,7 @@ class DurableQueue(Queue):
             self._set_cold_expiry(later)
             if len(due) == SLICE:  # there are more; those that are loaded will have gone by then
                 self._cold_expire_at = self._loop.time() + 0.02
-            self._end(self._thaw(due), lambda receipt: Expired(receipt.may_have_arrived))
+            self._end(self._thaw(due), lambda entry: Expired(entry.may_have_arrived))
         self.wake()
 
     # -- coming in
@@ -280,8 +283,8 @@ class DurableQueue(Queue):
             return self._enter(signal, None)
         promised = 0
         if self._when_full != "shed":
-            if self._capacity - self._prioritizer.size - self._all_cold - self.in_flight - self._promised > 0:
-                self._promised += 1
+            if self.room() > 0:
+                self._promise(1)
             else:
                 await self._keep_place(signal, timeout)
             promised = 1
@@ -299,12 +302,12 @@ class DurableQueue(Queue):
         except BaseException:
             await self._withdraw(crowd, index, 1, promised)
             raise
-        self._promised -= promised
+        self._promise(-promised)
         return self._enter(signal, crowd.rows[index])
 
     async def _keep_place(self, signal: RiskSignal, timeout: float | None) -> None:
         if self._has_place_for(signal):
-            self._promised += 1
+            self._promise(1)
         elif self._when_full == "reject":
             raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
         else:
@@ -318,7 +321,7 @@ class DurableQueue(Queue):
             if len(signals) > self.room():
                 raise QueueFull(f"{len(signals)} signals find room for {max(0, self.room())}")
             kept = len(signals)  # places that nobody else can take between two writes
-        self._promised += kept
+        self._promise(kept)
         receipts: list[Receipt] = []
         try:
             while len(receipts) < len(signals):
@@ -331,20 +334,20 @@ class DurableQueue(Queue):
                     promised = len(chunk)
                     kept -= promised
                 elif self._when_full == "wait":
-                    promised = await self._promise(chunk)
+                    promised = await self._keep_places(chunk)
                     chunk = chunk[:promised]
                 receipts += await self._write(chunk, promised)
                 await asyncio.sleep(0)
         finally:
-            self._promised -= kept
+            self._promise(-kept)
             self._promise_room()
         return receipts
 
-    async def _promise(self, signals: Sequence[RiskSignal]) -> int:
+    async def _keep_places(self, signals: Sequence[RiskSignal]) -> int:
         """Keep places for as many of *signals* as there is room for; wait if there is none for the first."""
         await self._keep_place(signals[0], None)
-        more = max(0, min(self.room(), len(signals) - 1))
-        self._promised += more
+        more = int(max(0, min(self.room(), len(signals) - 1)))
+        self._promise(more)
         return 1 + more
 
     def _check_open(self) -> None:
@@ -385,7 +388,7 @@ class DurableQueue(Queue):
         except BaseException:
             await self._withdraw(crowd, index, len(durable), promised)
             raise
-        self._promised -= promised
+        self._promise(-promised)
         rows = iter(crowd.rows[index:])
         pairs = zip(signals, is_past, strict=True)
         return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
@@ -422,53 +425,49 @@ class DurableQueue(Queue):
                 stop = index + count
                 await self._store.withdraw(crowd.signals[index:stop], crowd.rows[index:stop])
         finally:
-            self._promised -= promised
+            self._promise(-promised)
             self._promise_room()
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
-        if signal.expires_at is None and not self._coalesce and self._when_full != "shed":
-            receipt = self._append(signal)
-            receipt.row = row
-            return receipt
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
             return self._admit_by_shedding(signal, row)
         return self._admit(signal, row)
 
     # -- going out
 
-    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
+    def put_back(self, entries: Iterable[Entry], ready_at: float = -math.inf) -> None:
         """As of every queue; the store notes what was tried."""
-        receipts = list(receipts)
-        self._store.note(receipts)
-        super().put_back(receipts, ready_at)
+        entries = list(entries)
+        self._store.note(entries)
+        super().put_back(entries, ready_at)
 
-    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+    def suspect(self, groups: list[list[Entry]], ready_at: float = -math.inf) -> None:
         """As of every queue; the store notes what was tried."""
-        self._store.note([receipt for group in groups for receipt in group])
+        self._store.note([entry for group in groups for entry in group])
         super().suspect(groups, ready_at)
 
-    def _record(self, receipts: Sequence[Receipt]) -> None:
+    def _record(self, entries: Sequence[Entry]) -> None:
         gone = []
-        for receipt in receipts:
-            if receipt.number <= 0:
-                self._warm[receipt.signal.risk_level] -= 1
-            if receipt.row is None or isinstance(receipt.outcome, Abandoned):
+        for entry in entries:
+            if entry.number <= 0:
+                self._warm[entry.signal.risk_level] -= 1
+            if entry.row is None or isinstance(entry.outcome, Abandoned):
                 continue
-            heir = self._heir(receipt)
+            heir = self._heir(entry)
             if heir is None:
-                gone.append(receipt)
+                gone.append(entry)
             else:  # or after a restart it would stand behind what it stood before
-                self._store.succeed(receipt, heir)
-                heir.row = receipt.row
+                self._store.succeed(entry, heir)
+                heir.row = entry.row
         if gone:
             self._store.settle(gone)
 
-    def _heir(self, receipt: Receipt) -> Receipt | None:
-        """Return the waiting receipt that has inherited the place of *receipt*."""
-        if not isinstance(receipt.outcome, Superseded):
+    def _heir(self, entry: Entry) -> Entry | None:
+        """Return the waiting entry that has inherited the place of *entry*."""
+        if not isinstance(entry.outcome, Superseded):
             return None
-        newer = self._prioritizer.waiting_for(receipt.signal.ip)
-        return newer if newer.place == receipt.place and newer.row is not None else None
+        newer = self._prioritizer.waiting_for(entry.signal.ip)
+        return newer if newer.place == entry.place and newer.row is not None else None
 
     # -- the end
 

@@ -22,6 +22,7 @@ from attrs import define, field
 from ..batcher import Batch
 from ..errors import ClientClosed, InvalidSignal, QueueFull, StoreError
 from ..journal import Journal, facts
+from ..lanes import Entry
 from ..limiter import Limiter
 from ..queue import SLICE, Queue
 from ..receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
@@ -47,7 +48,7 @@ class _Add:
     alone: bool  # `enqueue`, of which a cancellation leaves nothing behind
     done: asyncio.Future[None]
     gone: asyncio.Future[None]  # the caller was cancelled, and they are out again
-    receipts: list[Receipt] = field(factory=list)
+    entries: list[Entry] = field(factory=list)
     tried: bool = False  # the engine had no room for all of them
     withdrawn: bool = False
 
@@ -88,7 +89,7 @@ class FleetQueue(Queue):
             "linger": {level.value: milliseconds(seconds) for level, seconds in limiter.linger.items()},
             "subjects": self._subjects,
         }
-        self._own: dict[int, Receipt] = {}  # unsettled, by id, the oldest first
+        self._own: dict[int, Entry] = {}  # unsettled, by id, the oldest first
         self._unsettled = dict.fromkeys(RiskLevel, 0)  # the same, counted
         self._flying: set[int] = set()  # those of them that are in a claim of ours
         self._pending: dict[RiskLevel, deque[_Add]] = {level: deque() for level in RiskLevel}
@@ -98,7 +99,7 @@ class FleetQueue(Queue):
         self._full = False
         self._withdrawals: deque[tuple[list[str], asyncio.Future[None]]] = deque()
         self._claims: dict[str, Claim] = {}
-        self._claim_of: dict[Receipt, Claim] = {}
+        self._claim_of: dict[Entry, Claim] = {}
         self._claimed = 0
         self._answers: deque[Claim] = deque()
         self._permits: deque[tuple[str, float]] = deque()  # of answered requests, and when that was
@@ -260,7 +261,7 @@ class FleetQueue(Queue):
                 await self._read_on()
             lost = {number: self._own[number] for number in missing if number in self._own}
             if lost and self._link.forgotten:  # with the same ids, so that an answer that is still to come finds them
-                signals = [encoded(receipt.signal) for receipt in lost.values()]
+                signals = [encoded(entry.signal) for entry in lost.values()]
                 await self._link.call("restore", {"ids": [str(number) for number in lost]}, signals)
             elif lost:
                 self._end_own(lost, lambda _: Abandoned("settled while this replica was away", may_have_arrived=True))
@@ -283,13 +284,13 @@ class FleetQueue(Queue):
 
     def oldest_by_level(self) -> dict[RiskLevel, float]:
         """Return when the oldest of them was admitted, under its level."""
-        return {receipt.signal.risk_level: receipt.admitted_at for receipt in islice(self._own.values(), 1)}
+        return {entry.signal.risk_level: entry.admitted_at for entry in islice(self._own.values(), 1)}
 
     def _land_again(self, numbers: Iterable[int]) -> None:
         self._flying.difference_update(numbers)
         self.in_flight = len(self._flying)
 
-    def _end_own(self, ended: Mapping[int, Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+    def _end_own(self, ended: Mapping[int, Entry], outcome: Callable[[Entry], Outcome]) -> None:
         for number in ended:
             self._disown(number)
         self._land_again(ended)
@@ -305,10 +306,10 @@ class FleetQueue(Queue):
             self._link.read_until = place
             ended = {}
             for text in ids.split(","):
-                receipt = self._own.get(number := int(text.rstrip("!")))
-                if receipt is not None:
-                    receipt.may_have_arrived |= text.endswith("!")
-                    ended[number] = receipt
+                entry = self._own.get(number := int(text.rstrip("!")))
+                if entry is not None:
+                    entry.may_have_arrived |= text.endswith("!")
+                    ended[number] = entry
             if ended:
                 self._full = False
                 self._end_own(ended, _outcome(kind, detail))
@@ -368,7 +369,7 @@ class FleetQueue(Queue):
             await self._withdraw(add)
             raise self._late(timeout)
         add.done.result()
-        return add.receipts
+        return [self._receipt(entry) for entry in add.entries]
 
     def _late(self, timeout: float | None) -> Exception:
         if self.fleet.away:
@@ -385,7 +386,7 @@ class FleetQueue(Queue):
             raise QueueFull(f"{self._buffer} signals are on their way to the engine (buffer {self._buffer})")
         if self._when_full == "wait":
             await self._wait_for_room(add.level, timeout)
-            self._promised -= 1
+            self._promise(-1)
             if self._closed is not None:
                 raise ClientClosed(self._closed)
         else:
@@ -403,13 +404,12 @@ class FleetQueue(Queue):
         return newcomer
 
     def _shed_pending(self, add: _Add) -> None:
-        add.receipts += [self._receipt(signal, None) for signal in add.signals]
-        self._end(add.receipts, lambda _: Shed())
+        add.entries += [self._entry(signal, None) for signal in add.signals]
+        self._end(add.entries, lambda _: Shed())
         _resolve(add.done)
 
-    def _receipt(self, signal: RiskSignal, number: int | None) -> Receipt:
-        self.admitted += 1
-        return Receipt(signal, self.admitted, self._loop.time(), None, self._loop, row=number)
+    def _entry(self, signal: RiskSignal, number: int | None) -> Entry:
+        return Entry(signal, self._next_number(), self._loop.time(), row=number)
 
     async def _admit_pending(self) -> None:
         if not self._adding:
@@ -452,8 +452,8 @@ class FleetQueue(Queue):
             self._withdrawals.append(([str(number) for number in numbers], add.gone))
             return
         for signal, number in zip(add.signals, numbers, strict=False):
-            add.receipts.append(receipt := self._receipt(signal, number))
-            self._own[number] = receipt
+            add.entries.append(entry := self._entry(signal, number))
+            self._own[number] = entry
             self._unsettled[signal.risk_level] += 1
         del add.signals[: len(numbers)]
         self._buffered -= len(numbers)
@@ -494,11 +494,11 @@ class FleetQueue(Queue):
                 await asyncio.wait({add.gone, self._task}, return_when="FIRST_COMPLETED")  # type: ignore[type-var]
 
     def _recall(self, add: _Add) -> None:
-        for number in [receipt.row for receipt in add.receipts if receipt.row in self._own]:
+        for number in [entry.row for entry in add.entries if entry.row in self._own]:
             self._disown(number)
-            self.admitted -= 1
+            self._count(-1)
             self._land_again([number])
-        self._withdrawals.append(([str(receipt.row) for receipt in add.receipts], add.gone))
+        self._withdrawals.append(([str(entry.row) for entry in add.entries], add.gone))
 
     def _has_ended(self) -> bool:
         return self._task is None or self._task.done()
@@ -546,7 +546,7 @@ class FleetQueue(Queue):
         self._full = self._full and told["fleet"]["unsettled"] >= self._capacity
         await self._settle(told["notices"])
         taken = self._claim(name, told["batch"], sent_at + self._lease) if "batch" in told else None
-        if taken is not None and not taken.receipts:
+        if taken is not None and not taken.entries:
             self.give_back(taken)
             taken = None
             self.wake()
@@ -575,15 +575,16 @@ class FleetQueue(Queue):
         dropped = []
         for text, attempts, arrived, signal in told["ids"]:
             number = int(text)
-            receipt = None if text in withdrawn else self._own.get(number) or self._foreign(number, signal)
-            if receipt is None:
+            entry = None if text in withdrawn else self._own.get(number) or self._foreign(number, signal)
+            if entry is None:
                 dropped.append(text)
                 continue
-            if not claim.add(receipt):  # the script and the batcher disagree
+            if not claim.add(entry):  # the script and the batcher disagree
                 claim.back.append({"ids": [text], "after": 0})
                 continue
-            receipt.attempts, receipt.may_have_arrived = attempts, arrived
-            self._claim_of[receipt] = claim
+            entry.attempts, entry.may_have_arrived = attempts, arrived
+            self._tell(entry)
+            self._claim_of[entry] = claim
             if number in self._own:
                 self._flying.add(number)
         self.in_flight = len(self._flying)
@@ -592,51 +593,51 @@ class FleetQueue(Queue):
         self._claims[name] = claim
         return claim
 
-    def _foreign(self, number: int, text: str) -> Receipt | None:
-        """Make a receipt for another replica's signal; nobody here awaits it."""
+    def _foreign(self, number: int, text: str) -> Entry | None:
+        """Make a entry for another replica's signal; nobody here awaits it."""
         try:
             signal = RiskSignal.from_json(json.loads(text))
         except (InvalidSignal, ValueError) as error:
             text = "the fleet has a signal that cannot be read, and is dropped: %s"
             logger.error(text, error, extra=facts("store_failed", reason="unreadable", count=1))
             return None
-        return Receipt(signal, 0, self._loop.time(), None, self._loop, row=number)
+        return Entry(signal, 0, self._loop.time(), row=number)
 
     def give_back(self, claim: Claim) -> None:
         """Return a *claim* of which no request was made."""
         claim.keep_unsent()
-        self.put_back(claim.receipts)
+        self.put_back(claim.entries)
         self.answered(claim)
 
-    def land(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
-        """Settle *receipts* that are in flight: each where it was enqueued, once the engine tells of it."""
+    def land(self, entries: Sequence[Entry], outcome: Callable[[Entry], Outcome]) -> None:
+        """Settle *entries* that are in flight: each where it was enqueued, once the engine tells of it."""
         told: dict[Outcome, list[str]] = {}
-        for receipt in receipts:
-            told.setdefault(outcome(receipt), []).append(str(receipt.row))
+        for entry in entries:
+            told.setdefault(outcome(entry), []).append(str(entry.row))
         for ended, ids in told.items():
             detail = json.dumps(attrs.asdict(ended))
-            self._claim_of[receipts[0]].landed.append({"outcome": type(ended).__name__, "detail": detail, "ids": ids})
+            self._claim_of[entries[0]].landed.append({"outcome": type(ended).__name__, "detail": detail, "ids": ids})
 
-    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> None:
+    def put_back(self, entries: Iterable[Entry], ready_at: float = -math.inf) -> None:
         """As of every queue, when the request has been `answered`."""
-        if receipts := list(receipts):
-            self._claim_of[receipts[0]].back.append(self._returning(receipts, ready_at))
+        if entries := list(entries):
+            self._claim_of[entries[0]].back.append(self._returning(entries, ready_at))
 
-    def suspect(self, groups: list[list[Receipt]], ready_at: float = -math.inf) -> None:
+    def suspect(self, groups: list[list[Entry]], ready_at: float = -math.inf) -> None:
         """As of every queue, when the request has been `answered`."""
         for group in groups:
             self._claim_of[group[0]].suspects.append(self._returning(group, ready_at))
 
-    def _returning(self, receipts: Sequence[Receipt], ready_at: float) -> dict[str, object]:
+    def _returning(self, entries: Sequence[Entry], ready_at: float) -> dict[str, object]:
         after = milliseconds(max(0.0, ready_at - self._loop.time()))
-        return {"ids": [str(receipt.row) for receipt in receipts], "after": after}
+        return {"ids": [str(entry.row) for entry in entries], "after": after}
 
     def answered(self, batch: Batch) -> None:
         """Tell the engine what became of *batch*, and that its permit comes back."""
         assert isinstance(batch, Claim)  # noqa: S101 - the sender has them from `look`
         del self._claims[batch.name]
-        for receipt in batch.receipts:
-            self._claim_of.pop(receipt, None)
+        for entry in batch.entries:
+            self._claim_of.pop(entry, None)
         batch.answered_at = self._loop.time()
         self._answers.append(batch)
         self._work.set()
@@ -649,7 +650,7 @@ class FleetQueue(Queue):
                 self._permits.append((claim.name, claim.answered_at))
             while self._permits and self._permits[0][1] + self._period < self._loop.time():
                 self._permits.popleft()
-            self._land_again([receipt.row for receipt in claim.receipts if receipt.row is not None])
+            self._land_again([entry.row for entry in claim.entries if entry.row is not None])
             await self._settle(told["notices"])
             self._answers.popleft()
 
@@ -666,11 +667,11 @@ class FleetQueue(Queue):
         """Settle as `Abandoned` what waits; the fleet keeps it, for the other replicas."""
         ended = dict(islice(self._own.items(), SLICE))
         told = f"{reason}; it is kept in the store"
-        self._end_own(ended, lambda receipt: Abandoned(told, receipt.may_have_arrived))
+        self._end_own(ended, lambda entry: Abandoned(told, entry.may_have_arrived))
         return bool(self._own)
 
 
-def _outcome(kind: str, detail: str) -> Callable[[Receipt], Outcome]:
+def _outcome(kind: str, detail: str) -> Callable[[Entry], Outcome]:
     """Return what makes the outcome that a notice tells of."""
     told = json.loads(detail) if detail else {}
     match kind:
@@ -682,13 +683,13 @@ def _outcome(kind: str, detail: str) -> Callable[[Receipt], Outcome]:
             return lambda _: rejected
         case "Superseded":
             by = RiskSignal.from_json(told)
-            return lambda receipt: Superseded(by, receipt.may_have_arrived)
+            return lambda entry: Superseded(by, entry.may_have_arrived)
         case "Expired":
-            return lambda receipt: Expired(receipt.may_have_arrived)
+            return lambda entry: Expired(entry.may_have_arrived)
         case "Shed":
-            return lambda receipt: Shed(receipt.may_have_arrived)
+            return lambda entry: Shed(entry.may_have_arrived)
         case _:
-            return lambda receipt: Abandoned("dropped by an operator", receipt.may_have_arrived)
+            return lambda entry: Abandoned("dropped by an operator", entry.may_have_arrived)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -23,10 +23,10 @@ from attrs import define, field, frozen
 
 from ..errors import ConfigurationError, StoreError
 from ..journal import facts
-from ..receipts import Receipt
+from ..lanes import Entry
 from ..signals import RiskLevel, RiskSignal
 from . import sqlite_file as file
-from .sqlite_file import Bookmark, Entry, Held, Synchronous
+from .sqlite_file import Bookmark, Held, Record, Synchronous
 
 logger = logging.getLogger("riskbatch")
 
@@ -220,46 +220,46 @@ class SqliteStore:
             text, found = "a cancelled signal could not be withdrawn from %s yet", facts("store_failed")
             logger.error(text, self.path, extra=found)
 
-    async def load(self, level: RiskLevel, after: int, limit: int) -> list[Entry]:
+    async def load(self, level: RiskLevel, after: int, limit: int) -> list[Record]:
         """See `Store.load`."""
         base, end = file.span(level)
         where = "id > ? AND id < ? ORDER BY id LIMIT ?"
-        return await self._ask(lambda db: file.entries(db, where, (base + after, end, limit)))
+        return await self._ask(lambda db: file.records(db, where, (base + after, end, limit)))
 
-    async def find(self, ips: Sequence[str]) -> list[Entry]:
+    async def find(self, ips: Sequence[str]) -> list[Record]:
         """See `Store.find`."""
         wanted = json.dumps(list(ips))
-        return await self._ask(lambda db: file.entries(db, "ip IN (SELECT value FROM json_each(?))", (wanted,)))
+        return await self._ask(lambda db: file.records(db, "ip IN (SELECT value FROM json_each(?))", (wanted,)))
 
-    async def due(self, until: datetime, limit: int) -> tuple[list[Entry], datetime | None]:
+    async def due(self, until: datetime, limit: int) -> tuple[list[Record], datetime | None]:
         """See `Store.due`."""
         time = file.to_int(until)
 
-        def ask(db: sqlite3.Connection) -> tuple[list[Entry], datetime | None]:
-            due = file.entries(db, "expires_at <= ? ORDER BY expires_at LIMIT ?", (time, limit))
+        def ask(db: sqlite3.Connection) -> tuple[list[Record], datetime | None]:
+            due = file.records(db, "expires_at <= ? ORDER BY expires_at LIMIT ?", (time, limit))
             return due, _time_of(db.execute("SELECT min(expires_at) FROM signals WHERE expires_at > ?", (time,)))
 
         return await self._ask(ask)
 
-    def settle(self, receipts: Sequence[Receipt]) -> None:
+    def settle(self, entries: Sequence[Entry]) -> None:
         """See `Store.settle`."""
-        self._change(_Settle([self._end_of(receipt) for receipt in receipts]))
+        self._change(_Settle([self._end_of(entry) for entry in entries]))
 
-    def succeed(self, old: Receipt, new: Receipt) -> None:
+    def succeed(self, old: Entry, new: Entry) -> None:
         """See `Store.succeed`."""
         self._change(_Settle([self._end_of(old)]))
         self._change(_Move(_key(old), _key(new)))
 
-    def note(self, receipts: Sequence[Receipt]) -> None:
+    def note(self, entries: Sequence[Entry]) -> None:
         """See `Store.note`."""
-        self._change(_Note([(_key(r), r.attempts, r.may_have_arrived) for r in receipts]))
+        self._change(_Note([(_key(r), r.attempts, r.may_have_arrived) for r in entries]))
 
     def _change(self, change: _Change) -> None:
         with suppress(StoreError):  # then the file keeps what is settled, and it is sent again
             self._submit(change)
 
-    def _end_of(self, receipt: Receipt) -> tuple[int, str, str]:
-        return (_key(receipt), "", "") if self._keep is None else (_key(receipt), *_told(receipt))
+    def _end_of(self, entry: Entry) -> tuple[int, str, str]:
+        return (_key(entry), "", "") if self._keep is None else (_key(entry), *_told(entry))
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -490,17 +490,17 @@ def _time_of(cursor: sqlite3.Cursor) -> datetime | None:
     return None if value is None else file.to_time(value)
 
 
-def _key(receipt: Receipt) -> int:
-    assert receipt.row is not None  # noqa: S101 - what is told to the store is in it
-    return file.BASE[receipt.signal.risk_level] + receipt.row
+def _key(entry: Entry) -> int:
+    assert entry.row is not None  # noqa: S101 - what is told to the store is in it
+    return file.BASE[entry.signal.risk_level] + entry.row
 
 
-def _told(receipt: Receipt) -> tuple[str, str]:
-    assert receipt.outcome is not None  # noqa: S101 - settled
-    fields = attrs.asdict(receipt.outcome, recurse=False)
+def _told(entry: Entry) -> tuple[str, str]:
+    assert entry.outcome is not None  # noqa: S101 - settled
+    fields = attrs.asdict(entry.outcome, recurse=False)
     if "by" in fields:
         fields["by"] = fields["by"].to_json()
-    return type(receipt.outcome).__name__, json.dumps(fields)
+    return type(entry.outcome).__name__, json.dumps(fields)
 
 
 def _take_over(db: sqlite3.Connection, *, by_address: bool) -> Held:

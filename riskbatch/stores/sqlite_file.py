@@ -84,7 +84,7 @@ locked_here: set[str] = set()  # the paths that this process has locked: its own
 
 
 @frozen
-class Entry:
+class Record:
     """
     A signal that waits in the file; see `Stored`.
 
@@ -362,7 +362,7 @@ def find_bookmark(db: sqlite3.Connection, name: str) -> Bookmark:
     return Bookmark(name) if found is None else Bookmark(name, found[0], found[1], bool(found[2]))
 
 
-def entries(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[Entry]:
+def records(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[Record]:
     """Read the rows *where*, in one step."""
     sql = f"""
         SELECT json_group_array(json_array({COLUMNS}, attempts, may_have_arrived)), (SELECT suspect_until FROM state)
@@ -374,18 +374,18 @@ def entries(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> l
         if count % _BREATH == 0:
             time.sleep(_PAUSE)
         try:
-            found.append(_entry(row, suspect_until))
+            found.append(_record(row, suspect_until))
         except (InvalidSignal, TypeError, ValueError, OverflowError, IndexError) as error:
             unread = facts("store_failed", reason="unreadable", count=1)
             logger.error("row %s of the store is no signal: %s", row[0], error, extra=unread)
     return found
 
 
-def _entry(row: Sequence[Any], suspect_until: int) -> Entry:
+def _record(row: Sequence[Any], suspect_until: int) -> Record:
     *columns, enqueued_at, attempts, may_have_arrived = row
     number = row[0] & NUMBER
     arrived = bool(may_have_arrived) or number <= suspect_until
-    return Entry(number, to_signal(*columns), to_time(enqueued_at), attempts, arrived)
+    return Record(number, to_signal(*columns), to_time(enqueued_at), attempts, arrived)
 
 
 def to_signal(key: int, ip: str, message: str | None, timestamp: int, expires_at: int | None) -> RiskSignal:

@@ -181,7 +181,7 @@ async def test_cancelled_means_surely_not_admitted():
         assert not futures[1].cancel()
         assert c.statistics().admitted == 45
         await asyncio.sleep(0)
-        assert receipts[0]._waiters == []
+        assert receipts[0]._pad._waiters == {}
         gate.open.set()
         assert isinstance(await in_thread(receipts[0].wait_threadsafe, SOON), rb.Accepted)
     assert gate.org.ips == [ip(number) for number in range(1, 90, 2)]

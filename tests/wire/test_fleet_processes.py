@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from local_engine import LocalEngine
+from local_engine import LocalEngine, free_port
 from valkey.asyncio import Sentinel, ValkeyCluster
 
 import riskbatch as rb
@@ -241,7 +241,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
             "+select",
             "+client",
         ],
-        "cluster": ["--cluster-enabled", "yes"],
+        "cluster": ["--cluster-enabled", "yes", "--cluster-port", str(free_port())],
         "socket": ["--unixsocket", f"{tmp_path}/v.sock"],
     }.get(kind, [])
     async with AsyncExitStack() as stack:

@@ -2,7 +2,8 @@
 `python -m benchmarks.admission`: what it costs to hand a signal in, from an empty queue to a million waiting.
 
 The peer is `asyncio.PriorityQueue.put` of a (level, counter, signal) tuple: no receipt, limit on memory, or expiry. The
-garbage collector is on, as users have it; it walks through all that waits now and then, and its part is told apart.
+garbage collector is on, as users have it; it walks through all that is kept now and then, and its part is told apart.
+The signals are made before and kept until the end, so that this part is the same for both.
 
 Then what a waiting signal weighs, and how long the event loop stands still at the most with a million waiting.
 """
@@ -56,8 +57,10 @@ def signals(
 async def hand_in(to: rb.Client, number: int, level: str, expires_at: datetime | None = None) -> None:
     """Enqueue signals as a service does, which keeps neither them nor their receipts."""
     for start in range(0, number, CHUNK):
-        coming = signals(min(CHUNK, number - start), level, expires_at, start=start)
-        await asyncio.sleep(0)  # to make them is not the client's work
+        coming: list[rb.RiskSignal] = []
+        while len(coming) < min(CHUNK, number - start):
+            coming += signals(CHUNK // 10, level, expires_at, start=start + len(coming))
+            await asyncio.sleep(0)  # to make them is not the client's work
         await to.enqueue_many(coming)
 
 
@@ -151,12 +154,27 @@ async def by_enqueue(coming: list[rb.RiskSignal]) -> Fill:
 
 async def by_enqueue_many(coming: list[rb.RiskSignal]) -> Fill:
     async with client() as opened:
-        return await fill(opened.enqueue_many, coming)
+
+        async def put(window: list[rb.RiskSignal]) -> None:
+            for start in range(0, len(window), CHUNK):
+                await opened.enqueue_many(window[start : start + CHUNK])
+
+        return await fill(put, coming)
+
+
+async def by_keeping(coming: list[rb.RiskSignal]) -> Fill:
+    receipts: list[rb.Receipt] = []
+    async with client() as opened:
+
+        async def put(window: list[rb.RiskSignal]) -> None:
+            receipts.extend(await opened.enqueue_many(window))
+
+        return await fill(put, coming)
 
 
 def calls(number: int) -> Iterator[Row]:
     coming = signals(number)
-    ways = (by_priority_queue, by_enqueue, by_enqueue_many)
+    ways = (by_priority_queue, by_enqueue, by_enqueue_many, by_keeping)
     found: dict[object, list[Fill]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way in ways:
@@ -165,7 +183,11 @@ def calls(number: int) -> Iterator[Row]:
     each = {way: median(fill.each() for fill in fills) for way, fills in found.items()}
     own = {way: median(fill.each() - fill.collecting() for fill in fills) for way, fills in found.items()}
     peer, peer_own = each[by_priority_queue], own[by_priority_queue]
-    for way, name, target in ((by_enqueue, "enqueue", "1.3 x"), (by_enqueue_many, "enqueue_many", "3 x")):
+    for way, name, target in (
+        (by_enqueue, "enqueue", "1.3 x"),
+        (by_enqueue_many, f"enqueue_many, {CHUNK:,} a call", "3 x"),
+        (by_keeping, f"enqueue_many, {WINDOW:,} a call, all receipts kept", ""),
+    ):
         what = f"{name}, µs each until {number:,} wait"
         yield Row(what, f"{each[way] * 1e6:.2f}", f"PriorityQueue.put: {peer * 1e6:.2f}", peer / each[way], target)
         what = "… without the garbage collector's part"
@@ -197,6 +219,7 @@ async def weight(number: int, expires_at: datetime | None, **options) -> float:
         tracemalloc.start()
         for ip in ips:
             await opened.enqueue(rb.RiskSignal(ip, "LOW", expires_at=expires_at))
+        await asyncio.sleep(3.0)  # until the line is packed
         size = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     return size / number
@@ -213,7 +236,8 @@ class Pulse:
     Attributes:
         longest: By the clock; on a shared machine the others' turns count too.
         working: By the processor time of this thread, without the garbage collector's: what the library takes.
-        collecting: The longest run of the collector, which walks through every object of the process.
+        collecting: The longest run of the collector. What was there before is frozen, so that what is left is its walk
+            through what waits.
     """
 
     longest: float = 0.0
@@ -281,7 +305,10 @@ async def coalescing(number: int) -> Pulse:
 
 def stops(number: int) -> Iterator[Row]:
     for way in (filling, shedding, expiring, coalescing):
+        gc.collect()
+        gc.freeze()
         found = asyncio.run(way(number))
+        gc.unfreeze()
         what = f"longest stop of the loop while {way.__name__} {number:,}, ms"
         beside = f"clock {found.longest * 1e3:.1f}, longest collection {found.collecting * 1e3:.1f}"
         yield Row(what, f"{found.working * 1e3:.1f}", beside, None, "5 at the most")

@@ -14,10 +14,9 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import chain
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .receipts import Outcome
 from .signals import RiskLevel, RiskSignal
@@ -84,21 +83,21 @@ class Entry:
         return f"<Entry {self.number}, {self.signal.risk_level.value} {self.signal.ip}: {self.outcome or 'unsettled'}>"
 
 
-_plain = attrgetter("ip", "message", "timestamp")
-_Plain: TypeAlias = tuple[str, str | None, datetime]
-_Peculiar: TypeAlias = tuple[str, str | None, datetime, datetime | None, int, float | None, int | None, int, bool]
+Stored: TypeAlias = tuple[RiskSignal, int]  # with the row
+_Packed: TypeAlias = tuple[Any, ...]  # 3 facts of a signal; with its row 4; with all that an entry knows 9
+Cell: TypeAlias = RiskSignal | Stored | Entry | _Packed
+_essence = attrgetter("ip", "message", "timestamp")
 
 
-def _packed(cell: "Cell") -> "Cell":
+def _packed(cell: Cell) -> Cell:
     if type(cell) is RiskSignal:
-        return _plain(cell)
+        return _essence(cell)
+    if type(cell) is tuple and type(cell[0]) is RiskSignal:
+        return *_essence(cell[0]), cell[1]
     if type(cell) is Entry and type(cell.signal) is RiskSignal:
-        more = cell.signal.expires_at, cell.number, cell.deadline, cell.row, cell.attempts, cell.may_have_arrived
-        return *_plain(cell.signal), *more
+        times = cell.signal.expires_at, cell.deadline
+        return *_essence(cell.signal), cell.row, *times, cell.number, cell.attempts, cell.may_have_arrived
     return cell  # packed already; or a subclass of the user's, which may hold more
-
-
-Cell: TypeAlias = RiskSignal | Entry | _Plain | _Peculiar
 
 
 class Run:
@@ -108,7 +107,7 @@ class Run:
     Attributes:
         places: Ascending.
         times: When each was admitted.
-        cells: The signals; or the entries of those which expire or are otherwise more than signal, number and time.
+        cells: The signals, if that, the place and the time are all there is to them; or with a row; or the entries.
         is_packed: The columns are tuples, to be changed only after `unpack`.
     """
 
@@ -127,7 +126,7 @@ class Run:
         self.is_packed = True
         self.places = tuple(self.places)  # type: ignore[assignment]
         self.times = tuple(self.times)  # type: ignore[assignment]
-        self.cells = tuple(map(_plain if are_plain else _packed, self.cells))  # type: ignore[assignment]
+        self.cells = tuple(map(_essence if are_plain else _packed, self.cells))  # type: ignore[assignment]
 
     def unpack(self) -> None:
         """Make the columns lists again."""
@@ -141,26 +140,27 @@ class Run:
             self.cells[index] = cell = self._entry(cell, self.places[index], self.times[index])
         return cell
 
-    def _entry(self, cell: "RiskSignal | _Plain | _Peculiar", place: int, admitted_at: float) -> Entry:
-        if isinstance(cell, RiskSignal):
-            return Entry(cell, place, admitted_at)
-        if len(cell) == 3:
-            return Entry(self.signal(cell), place, admitted_at)
-        _, _, _, _, number, deadline, row, attempts, may_have_arrived = cell
-        entry = Entry(self.signal(cell), number, admitted_at, deadline, row)
-        entry.place = place
-        entry.attempts = attempts
-        entry.may_have_arrived = may_have_arrived
+    def _entry(self, cell: "RiskSignal | Stored | _Packed", place: int, admitted_at: float) -> Entry:
+        entry = Entry(self.signal(cell), place, admitted_at)
+        if isinstance(cell, tuple):
+            if len(cell) > 4:
+                entry.deadline, entry.number, entry.attempts, entry.may_have_arrived = cell[5:]
+            if len(cell) != 3:
+                entry.row = cell[1] if len(cell) == 2 else cell[3]
         return entry
 
-    def signal(self, cell: "Cell") -> RiskSignal:
+    def signal(self, cell: Cell) -> RiskSignal:
         """Return the signal in *cell*, equal to the one that was admitted."""
         if isinstance(cell, RiskSignal):
             return cell
         if isinstance(cell, Entry):
             return cell.signal
-        expires_at = None if len(cell) == 3 else cell[3]
-        return RiskSignal(cell[0], self.level, message=cell[1], timestamp=cell[2], expires_at=expires_at)
+        if len(cell) == 2:
+            return cell[0]
+        ip, message, timestamp, *more = cell
+        return RiskSignal(
+            ip, self.level, message=message, timestamp=timestamp, expires_at=more[1] if more[1:] else None
+        )
 
     def insert(self, index: int, entry: Entry) -> None:
         """Let *entry* stand at *index*."""
@@ -219,8 +219,12 @@ class Lane:
 
     def append(self, entry: Entry) -> None:
         """Add the youngest."""
-        self.tail.insert(len(self.tail.places), entry)
-        self.turn()
+        tail = self.tail
+        tail.places.append(entry.place)
+        tail.times.append(entry.admitted_at)
+        tail.cells.append(entry)
+        if len(tail.places) >= _RUN:
+            self.turn()
 
     def turn(self) -> None:
         """Begin another tail if this one is long."""

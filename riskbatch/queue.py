@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
 from .journal import SELDOM, facts
-from .lanes import Entry
+from .lanes import Entry, Stored
 from .prioritizer import Demand, Prioritizer
 from .receipts import Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
@@ -30,7 +30,7 @@ logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 1000  # signals that are admitted between two turns of the event loop if nothing is in the way: 0.5 ms
-SLICE = 200  # signals dealt with between two turns of the event loop: 1 ms, or 2 if each sheds another
+SLICE = 100  # signals dealt with between two turns of the event loop: 1 ms, or 2 if each takes another's place
 _PAD = 128  # receipts
 _REST = 0.002  # seconds between two turns of packing
 _RUNS = 5  # of each lane that are packed in a turn, in some 0.2 ms
@@ -124,15 +124,19 @@ class Queue:
         self._pad = self._pads[self._last // _PAD] = Pad(self._loop)
         for lane in self._prioritizer.lanes.values():
             lane.turn()
-            if lane.packable and self._packing is None:
-                self._packing = self._loop.call_later(_REST, self._pack)
+        self._pack_later()
+
+    def _pack_later(self) -> None:
+        lanes = self._prioritizer.lanes.values()
+        if self._packing is None and self._closed is None and any(lane.packable for lane in lanes):
+            self._packing = self._loop.call_later(_REST, self._pack)
 
     def _pack(self) -> None:
-        """Pack what waits in long lines: at most a tenth of the event loop's time."""
-        lanes = [lane for lane in self._prioritizer.lanes.values() if lane.packable]
-        for lane in lanes:
+        """Pack what waits in long lines, for a tenth of the event loop's time at the most."""
+        self._packing = None
+        for lane in self._prioritizer.lanes.values():
             lane.pack(_RUNS)
-        self._packing = self._loop.call_later(_REST, self._pack) if lanes and self._closed is None else None
+        self._pack_later()
 
     def _next_number(self) -> int:
         self._last += 1
@@ -145,17 +149,15 @@ class Queue:
         pad = self._pads.get(entry.number // _PAD)
         if pad is None:  # nobody holds one of its neighbours
             pad = self._pads[entry.number // _PAD] = Pad(self._loop)
-        pad.tell(entry.number, entry.attempts, entry.outcome)
-        receipt = Receipt()
-        receipt.signal, receipt.number = entry.signal, entry.number
-        receipt.admitted_at, receipt._pad = entry.admitted_at, pad
-        return receipt
+        if entry.attempts or entry.outcome is not None:
+            pad.tell(entry.number, entry.admitted_at, entry.attempts, entry.outcome)
+        return _receipt(entry.signal, entry.number, pad)
 
     def _tell(self, entry: Entry) -> None:
         """Tell those who hold a receipt of *entry* what has become of it."""
         pad = self._pads.get(entry.number // _PAD)
         if pad is not None:
-            pad.tell(entry.number, entry.attempts, entry.outcome)
+            pad.tell(entry.number, entry.admitted_at, entry.attempts, entry.outcome)
 
     # -- coming in
 
@@ -184,7 +186,7 @@ class Queue:
                 raise QueueFull(f"{self._capacity} signals are unsettled (capacity {self._capacity})")
             if not _is_past(signal.expires_at):
                 return self._admit_by_shedding(signal)
-        return self._admit(signal)
+        return self.admit_at_once(signal) or self._admit(signal)
 
     def admit_at_once(self, signal: RiskSignal) -> Receipt | None:
         """
@@ -192,41 +194,41 @@ class Queue:
 
         Most signals come in here and have neither an expiry nor a predecessor, so it looks at nothing else.
         """
-        number = self._last + 1
-        if number > self._ceiling:
+        if self._last >= self._ceiling:
             return None
         if self._coalesce or signal.expires_at is not None:
             return self._admit(signal)
-        self._last = number
+        return self._line_up(signal, signal)
+
+    def _line_up(self, signal: RiskSignal, cell: RiskSignal | Stored) -> Receipt:
+        """Admit *signal*, for which there is room, and which has neither an expiry nor a predecessor, as *cell*."""
+        self._last = number = self._last + 1
         if not number % _PAD:
             self._turn()
         level = signal.risk_level
         tail = self._prioritizer.lanes[level].tail
         tail.places.append(number)
         tail.times.append(now := self._loop.time())
-        tail.cells.append(signal)
+        tail.cells.append(cell)
         if level is _HIGH:
             self._prioritizer.note_high(now)
         if len(tail.places) <= self._payload:
             self._wake_for(level)
         receipt = Receipt()
-        receipt.signal = signal
-        receipt.number = number
-        receipt.admitted_at = now
-        receipt._pad = self._pad
+        receipt.signal, receipt.number, receipt._pad = signal, number, self._pad
         return receipt
 
     def _admit_by_shedding(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         victim = self._prioritizer.shed(signal.risk_level)
         if victim is None:
-            newcomer = self._new_entry(signal, row)
-            receipt = self._receipt(newcomer)
+            newcomer = Entry(signal, self._next_number(), self._loop.time(), row=row)
+            receipt = _receipt(signal, newcomer.number, self._pad)
             self._end([newcomer], lambda _: Shed())
             return receipt
         self._promise(1)  # a hook may enqueue again, but this place is taken
         self._end([victim], lambda shed: Shed(shed.may_have_arrived))
         self._promise(-1)
-        return self._admit(signal, row)
+        return self.admit_at_once(signal) or self._admit(signal, row)
 
     async def admit(self, signal: RiskSignal, timeout: float | None) -> Receipt:
         """Admit *signal*, waiting for room as `when_full` says; see `Client.enqueue`."""
@@ -238,7 +240,7 @@ class Queue:
     async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
         """Admit *signals* in their order; see `Client.enqueue_many`."""
         kept = 0  # places that nobody else can take between two slices
-        if self._when_full == "reject":
+        if self._when_full == "reject" and self._closed is None:
             if len(signals) > self.room():
                 raise QueueFull(f"{len(signals)} signals find room for {max(0, self.room())}")
             kept = len(signals)
@@ -249,13 +251,13 @@ class Queue:
                 if receipts:
                     await asyncio.sleep(0)
                 chunk = signals[len(receipts) : len(receipts) + MANY]
-                if not self._coalesce and not [signal for signal in chunk if signal.expires_at is not None]:
-                    if kept:
-                        kept -= len(chunk)
-                        self._promise(-len(chunk))
-                    if (room := self.room()) > 0:
-                        receipts += self._admit_all(chunk[: int(min(room, MANY))])
-                        continue
+                room = int(max(0, min(self.room() + kept, MANY)))
+                if plain := self._admit_plain(chunk[:room]):
+                    receipts += plain
+                    given = min(kept, len(plain))
+                    kept -= given
+                    self._promise(-given)
+                    continue
                 for signal in chunk[:SLICE]:
                     if kept:
                         kept -= 1
@@ -265,26 +267,30 @@ class Queue:
             self._promise(-kept)
         return receipts
 
-    def _admit_all(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
-        """Admit *signals*, for which there is room, when not coalescing and none expires."""
+    def _admit_plain(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit those of *signals*, for which there is room, that come before the first that is not plain."""
+        if self._coalesce:
+            return []
         lanes, now = self._prioritizer.lanes, self._loop.time()
         before = [(lane, lane.size) for lane in lanes.values()]
         receipts: list[Receipt] = []
-        number = self._last
+        number, level, tail = self._last, _HIGH, lanes[_HIGH].tail
         for signal in signals:
+            if signal.expires_at is not None:
+                break
             number += 1
             if not number % _PAD:
                 self._last = number
                 self._turn()
-            tail = lanes[signal.risk_level].tail
+                tail = lanes[level].tail
+            if signal.risk_level is not level:
+                level = signal.risk_level
+                tail = lanes[level].tail
             tail.places.append(number)
             tail.times.append(now)
             tail.cells.append(signal)
             receipt = Receipt()
-            receipt.signal = signal
-            receipt.number = number
-            receipt.admitted_at = now
-            receipt._pad = self._pad
+            receipt.signal, receipt.number, receipt._pad = signal, number, self._pad
             receipts.append(receipt)
         self._last = number
         for _ in range(min(2, lanes[_HIGH].size - before[0][1])):
@@ -325,19 +331,16 @@ class Queue:
                     self._promise(1)
                     turn.set_result(None)
 
-    def _new_entry(self, signal: RiskSignal, row: int | None) -> Entry:
+    def _admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
         now = self._loop.time()
         deadline = None if signal.expires_at is None else _deadline(signal.expires_at, now)
-        return Entry(signal, self._next_number(), now, deadline, row)
-
-    def _admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
-        entry = self._new_entry(signal, row)
-        receipt = self._receipt(entry)
-        if entry.deadline is not None:
-            if entry.deadline <= entry.admitted_at:
+        entry = Entry(signal, self._next_number(), now, deadline, row)
+        receipt = _receipt(signal, entry.number, self._pad)
+        if deadline is not None:
+            if deadline <= now:
                 self._end([entry], lambda _: Expired())
                 return receipt
-            if self.overdue_at(entry.admitted_at) == math.inf:  # the first that can expire
+            if self.overdue_at(now) == math.inf:  # the first that can expire
                 self.wake()
         superseded = self._prioritizer.admit(entry)
         self._wake_for(signal.risk_level)
@@ -455,6 +458,7 @@ class Queue:
                     self._call_hook(receipt)
         if self.waiting == 0 and self.in_flight == 0:
             self.wake()
+        self._pack_later()  # whoever left may have stood in a packed line
 
     def _record(self, entries: Sequence[Entry]) -> None:
         """Tell a durable store that *entries* are settled; here is none."""
@@ -527,6 +531,12 @@ class Queue:
         entries = list(islice(self._prioritizer.everything(), SLICE))
         self._end(entries, lambda entry: Abandoned(reason, entry.may_have_arrived))
         return len(entries) == SLICE
+
+
+def _receipt(signal: RiskSignal, number: int, pad: Pad) -> Receipt:
+    receipt = Receipt()
+    receipt.signal, receipt.number, receipt._pad = signal, number, pad
+    return receipt
 
 
 def _deadline(expires_at: datetime, now: float) -> float:

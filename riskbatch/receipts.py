@@ -6,6 +6,7 @@ not raise for what the server, the clock or the queue decided.
 """
 
 import asyncio
+import math
 from collections.abc import Generator
 from contextlib import suppress
 from typing import TypeAlias
@@ -97,6 +98,9 @@ def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     raise WrongLoop("a client and its receipts belong to the event loop, and the process, that opened the client")
 
 
+_NOTHING: tuple[float, int, Outcome | None] = (math.nan, 0, None)
+
+
 class Pad:
     """
     What has become of some receipts with consecutive numbers. It lives as long as one of them does.
@@ -109,20 +113,16 @@ class Pad:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._known: dict[int, tuple[int, Outcome | None]] = {}  # by number: attempts, and how it ended
+        self._known: dict[int, tuple[float, int, Outcome | None]] = {}  # by number; see `tell`
         self._waiters: dict[int, list[asyncio.Future[None] | Answer[None]]] = {}
 
-    def attempts(self, number: int) -> int:
-        """Return how many requests have carried the signal with this *number*."""
-        return self._known[number][0] if number in self._known else 0
+    def known(self, number: int) -> tuple[float, int, Outcome | None]:
+        """Return what was told last of the signal with this *number*."""
+        return self._known.get(number, _NOTHING)
 
-    def outcome(self, number: int) -> Outcome | None:
-        """Return how the signal with this *number* ended."""
-        return self._known[number][1] if number in self._known else None
-
-    def tell(self, number: int, attempts: int, outcome: Outcome | None) -> None:
+    def tell(self, number: int, admitted_at: float, attempts: int, outcome: Outcome | None) -> None:
         """Note what has become of the signal with this *number*, and wake all who wait if it has ended."""
-        self._known[number] = attempts, outcome
+        self._known[number] = admitted_at, attempts, outcome
         if outcome is not None:
             for waiter in self._waiters.pop(number, ()):
                 if not waiter.done():
@@ -130,7 +130,7 @@ class Pad:
 
     def join(self, number: int, waiter: "asyncio.Future[None] | Answer[None]") -> None:
         """Let *waiter* have its result when that signal has ended."""
-        if self.outcome(number) is not None:
+        if self.known(number)[2] is not None:
             waiter.set_result(None)
         else:
             self._waiters.setdefault(number, []).append(waiter)
@@ -149,30 +149,34 @@ class Receipt:
     The promise that one signal will be settled; `await receipt` returns the outcome.
 
     May be awaited by any number of tasks, at any time, or by none. Cancelling a wait recalls nothing. `on_settled` gets
-    another object than `enqueue` returned, which is equal to it.
+    another object than `enqueue` returned, which is equal to it and has an equal signal.
 
     Attributes:
         signal: The signal it stands for.
     """
 
-    __slots__ = ("_pad", "admitted_at", "number", "signal")
+    __slots__ = ("_pad", "number", "signal")
 
     # Most receipts are dropped at once, so that one is as little as can be, and its state is on the pad. There is no
     # `__init__`, which would be an eighth of all that `enqueue` costs: `Queue` sets these.
     signal: RiskSignal
     number: int  # of admission
-    admitted_at: float  # on the loop clock, in seconds
     _pad: Pad
 
     @property
     def outcome(self) -> Outcome | None:
         """How the signal ended, `None` until then."""
-        return self._pad.outcome(self.number)
+        return self._pad.known(self.number)[2]
 
     @property
     def attempts(self) -> int:
         """How many requests have carried the signal."""
-        return self._pad.attempts(self.number)
+        return self._pad.known(self.number)[1]
+
+    @property
+    def admitted_at(self) -> float:
+        """When the signal was admitted, in seconds on the loop clock; known once a request has carried it."""
+        return self._pad.known(self.number)[0]
 
     def done(self) -> bool:
         """Tell whether the signal is settled."""

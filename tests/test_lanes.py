@@ -42,11 +42,11 @@ def entry(**changed):
     return made
 
 
-def stand(lane, signal, number, admitted_at):
-    """Put a bare signal at the end of the line, as the queue does."""
+def stand(lane, signal, number, admitted_at, row=None):
+    """Put a bare signal at the end of the line, as the queue does; or one that has a row."""
     lane.tail.places.append(number)
     lane.tail.times.append(admitted_at)
-    lane.tail.cells.append(signal)
+    lane.tail.cells.append(signal if row is None else (signal, row))
     lane.turn()
 
 
@@ -72,8 +72,8 @@ def test_a_lane_is_in_order_whatever_comes_and_goes_in_its_middle(seed, monkeypa
             lane.append(new)
             model.append(facts(new))
         elif what == "stand":
-            new = Entry(new.signal, new.number, new.admitted_at)
-            stand(lane, new.signal, new.number, new.admitted_at)
+            new = Entry(new.signal, new.number, new.admitted_at, row=rng.choice([None, 7]))
+            stand(lane, new.signal, new.number, new.admitted_at, new.row)
             model.append(facts(new))
         elif what == "merge":
             for back in [out.pop(rng.randrange(len(out))) for _ in range(min(len(out), rng.randint(0, 12)))]:
@@ -135,7 +135,8 @@ def test_packing_forgets_nothing(described):
     for number, (signal, admitted_at, deadline, row, attempts, arrived, bare) in enumerate(described):
         made = Entry(signal, 2 * number, admitted_at)
         if bare and signal.expires_at is None:
-            stand(lane, signal, made.number, admitted_at)
+            made.row = row
+            stand(lane, signal, made.number, admitted_at, row)
         else:
             made.deadline, made.row, made.attempts, made.may_have_arrived = deadline, row, attempts, arrived
             made.place -= 1  # inherited

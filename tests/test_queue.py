@@ -1,6 +1,7 @@
 """Admission, backpressure, hooks and flush: who waits for room, who gets it, and that the count is always right."""
 
 import asyncio
+import gc
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -621,3 +622,58 @@ async def test_flush_ends_when_the_client_is_closed():
     assert await flush == 0
     assert asyncio.get_running_loop().time() == pytest.approx(3)
     assert await c.flush() == 0
+
+
+@pytest.mark.parametrize("when_full", ["wait", "reject", "shed"])
+async def test_a_closed_client_says_so_whatever_it_does_when_full(when_full):
+    """Once it is closed it is closed, not full."""
+    async with client(FakeOrg(), when_full=when_full) as c:
+        pass
+    for call in (c.enqueue(signal()), c.enqueue_many(signals(3))):
+        with pytest.raises(rb.ClientClosed):
+            await call
+    with pytest.raises(rb.ClientClosed):
+        c.enqueue_nowait(signal())
+
+
+async def test_what_waits_in_a_long_line_is_no_work_for_the_collector():
+    """The garbage collector overlooks what waits, bare, with an expiry or coalescing, but for a few hundred."""
+    for options, expires_at in (({}, None), ({}, soon(3600)), ({"coalesce": True}, None)):
+        async with client(Gate(), close_timeout=0, **options) as c:
+            gc.collect()
+            before = len(gc.get_objects())
+            await c.enqueue_many(signals(20_000, expires_at=expires_at))
+            await asyncio.sleep(1)
+            for _ in range(3):
+                gc.collect()
+            assert c.statistics().waiting > 19_000
+            assert len(gc.get_objects()) - before < 4 * 512 + 20_000 / 10
+
+
+async def test_a_line_that_thins_out_is_packed_again():
+    """What expires in the middle of a packed line leaves it packed."""
+    async with client(Gate(), close_timeout=0) as c:
+        for start in range(0, 20_000, 100):
+            await c.enqueue(signal(start, expires_at=soon(10)))
+            await c.enqueue_many(signals(99, start=start + 1))
+        await asyncio.sleep(1)
+        lane = c._queue._prioritizer.lanes[rb.RiskLevel.LOW]
+        assert all(run.is_packed for run in lane._runs[1:])
+        await asyncio.sleep(15)
+        assert c.statistics().expired > 190
+        assert len(lane._runs) > 30
+        assert all(run.is_packed for run in lane._runs[1:])
+
+
+async def test_a_receipt_that_on_settled_gets_is_equal_to_the_one_of_enqueue():
+    """Whoever keeps receipts in a table finds there what is settled, also if it was packed meanwhile."""
+    settled = []
+    async with client(FakeOrg(), on_settled=settled.append) as c:
+        mine = {receipt: receipt.signal for receipt in await c.enqueue_many(signals(3_000))}
+        await c.flush()
+        assert [mine[receipt] for receipt in settled] == [receipt.signal for receipt in settled]
+        assert {receipt.attempts for receipt in mine} == {1}
+        del mine
+        late = await c.enqueue(signal(1))
+        await late
+    assert settled[-1] == late

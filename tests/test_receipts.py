@@ -25,13 +25,12 @@ OUTCOMES = [
 
 def receipt(loop=None):
     made = Receipt()
-    made.signal, made.number, made.admitted_at = SIGNAL, 1, 0.0
-    made._pad = Pad(loop or asyncio.get_running_loop())
+    made.signal, made.number, made._pad = SIGNAL, 1, Pad(loop or asyncio.get_running_loop())
     return made
 
 
 def settle(promise, outcome):
-    promise._pad.tell(promise.number, promise.attempts + 1, outcome)
+    promise._pad.tell(promise.number, 0.0, promise.attempts + 1, outcome)
 
 
 async def turns(times=5):

@@ -137,9 +137,9 @@ class DurableQueue(Queue):
             self._thawed.difference_update(stored.row for stored in chunk)
         elif self._cold[level]:  # what is left are rows that cannot be read as signals
             self._lose(level)
-        self._line_up(entries)
+        self._take_back(entries)
 
-    def _line_up(self, entries: list[Entry]) -> None:
+    def _take_back(self, entries: list[Entry]) -> None:
         self._settle_superseded(self._prioritizer.put_back(entries, -math.inf))
 
     def _thaw(self, found: Iterable[Stored]) -> list[Entry]:
@@ -357,7 +357,7 @@ class DurableQueue(Queue):
     async def _warm_up(self, signals: Sequence[RiskSignal]) -> None:
         """Load what *signals* may supersede or shed, so that it is dealt with like all others."""
         if self._coalesce:
-            self._line_up(self._thaw(await self._store.find([signal.ip for signal in signals])))
+            self._take_back(self._thaw(await self._store.find([signal.ip for signal in signals])))
         await self._load_victims(len(signals))
 
     async def _load_victims(self, count: int) -> None:
@@ -429,6 +429,9 @@ class DurableQueue(Queue):
             self._promise_room()
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
+        is_plain = signal.expires_at is None and not self._coalesce and self._when_full != "shed"
+        if is_plain and row is not None:
+            return self._line_up(signal, (signal, row))
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
             return self._admit_by_shedding(signal, row)
         return self._admit(signal, row)

@@ -332,6 +332,17 @@ def test_what_was_read_and_never_admitted_is_unsent():
     }
 
 
+def test_a_signal_that_stands_twice_in_a_feed_is_two():
+    """Records that are equal in everything, their times included, are each sent and accounted for."""
+    file = io.StringIO()
+    ledger = send._Ledger(terminal.Screen(None), file, terminal.Stop())
+    twice = {"ip": "1.1.1.1", "riskLevel": "LOW", "timestamp": "2026-01-01T00:00:00Z"}
+    entered = ledger.read(Record(1, twice)) + ledger.read(Record(2, twice))
+    assert len(set(entered)) == 2
+    ledger.close("interrupted")
+    assert [json.loads(line)["line"] for line in file.getvalue().splitlines()] == [1, 2]
+
+
 # ------------------------------------------------------------------------------------------------ options and lines
 
 

@@ -264,6 +264,24 @@ async def test_a_client_belongs_to_the_loop_that_opened_it():
         asyncio.get_running_loop()._default_executor.shutdown(wait=True)
 
 
+def test_a_client_is_of_no_use_while_its_loop_stands_still():
+    """Another loop of the same thread, or none, is refused too: nothing would send what was enqueued."""
+    home, elsewhere = asyncio.new_event_loop(), asyncio.new_event_loop()
+    c = client(FakeOrg(script=lambda _: Fault.hang()), close_timeout=0)
+    try:
+        home.run_until_complete(c.__aenter__())
+        with pytest.raises(rb.WrongLoop):
+            elsewhere.run_until_complete(c.enqueue(signal()))
+        with pytest.raises(rb.WrongLoop):
+            c.enqueue_nowait(signal())
+        home.run_until_complete(c.enqueue(signal()))
+        home.run_until_complete(c.aclose())
+        assert c.statistics().admitted == 1
+    finally:
+        home.close()
+        elsewhere.close()
+
+
 async def test_a_sender_that_is_cancelled_from_outside_settles_everybody():
     """A cancelled sender is a crashed one: receipts are settled, flush ends, enqueue refuses, and it is said."""
     org = FakeOrg(script=lambda _: Fault.hang())

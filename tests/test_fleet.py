@@ -732,3 +732,13 @@ def test_no_password_is_shown():
         rb.ValkeyStore("valkey://user:sesame@host:port/0")
     assert "sesame" not in repr(caught.value)
     assert caught.value.__context__ is None
+
+
+async def test_a_receipt_of_a_fleet_counts_requests_while_they_are_made(world):
+    """`attempts` is true before the signal is settled, too."""
+    async with replica(FakeOrg(script=lambda _: Fault.hang()), close_timeout=0) as a:
+        receipt = await a.enqueue(signal(1, "HIGH"))
+        assert receipt.attempts == 0
+        await asyncio.sleep(2)
+        assert receipt.attempts == 1
+        assert not receipt.done()

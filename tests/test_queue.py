@@ -86,6 +86,22 @@ async def test_many_come_in_as_one_by_one():
     assert found[0][3][rb.Expired] > 100
 
 
+@pytest.mark.parametrize("expires_at", [None, soon(3600)], ids=["bare", "expiring"])
+@pytest.mark.parametrize("many", [False, True])
+async def test_the_limiter_hears_when_the_last_two_high_came(many, expires_at):
+    """However a HIGH comes in, the time of its admission is known, for the limiter tells a lone one from a burst."""
+    prioritizer = Prioritizer()
+    queue = queue_module.Queue(prioritizer, capacity=1000, when_full="wait")
+    times = []
+    for level in ("HIGH", "LOW", "HIGH"):
+        await asyncio.sleep(1)
+        times.append(asyncio.get_running_loop().time())
+        coming = signal(1, level, expires_at=expires_at)
+        await (queue.admit_many([coming]) if many else queue.admit(coming, None))
+    demand = prioritizer.demand()
+    assert (demand.high_before, demand.high_last) == (times[0], times[2])
+
+
 async def test_a_hook_that_enqueues_in_the_middle_of_many_finds_the_true_room():
     """What has expired before it came takes no place, and the hook may fill it, but never more than the capacity."""
     most = []
@@ -677,3 +693,25 @@ async def test_a_receipt_that_on_settled_gets_is_equal_to_the_one_of_enqueue():
         late = await c.enqueue(signal(1))
         await late
     assert settled[-1] == late
+
+
+async def test_a_client_that_is_closed_leaves_no_timer():
+    """Also if it was about to pack a long line."""
+    async with client(Gate(), close_timeout=0) as c:
+        await c.enqueue_many(signals(5_000))
+    assert [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()] == []
+
+
+@pytest.mark.parametrize("how", ["shed", "expired"])
+async def test_on_settled_hears_of_what_nobody_has_a_receipt_of(how):
+    """The receipt that `on_settled` gets knows the outcome also when the one of `enqueue` was dropped long ago."""
+    settled = []
+    expires_at = soon(5) if how == "expired" else None
+    async with client(Gate(), capacity=1000, when_full="shed", on_settled=settled.append, close_timeout=0) as c:
+        await asyncio.sleep(1)
+        await c.enqueue_many(signals(1000, expires_at=expires_at))
+        if how == "shed":
+            await c.enqueue_many(signals(900, "HIGH", start=2000))
+        await asyncio.sleep(10)
+        assert len(settled) > 800
+        assert {type(receipt.outcome).__name__.lower() for receipt in settled} == {how}

@@ -90,6 +90,12 @@ async def test_cancelling_a_wait_recalls_nothing_and_wakes_nobody_else():
     assert not stays.done()
     assert not promise.done()
     assert list(map(len, promise._pad._waiters.values())) == [1]
+    lonely = receipt()
+    wait = asyncio.ensure_future(lonely)
+    await turns()
+    wait.cancel()
+    await turns()
+    assert lonely._pad._waiters == {}
     settle(promise, Accepted())
     assert await stays == Accepted()
 
@@ -124,6 +130,14 @@ async def test_nobody_who_waited_leaves_a_trace():
     await turns()
     assert promise._pad._waiters == {}
     assert [wait.cancelled() or wait.result() for wait in waits] == [True, Shed(), Shed()]
+
+
+async def test_whoever_comes_to_wait_when_it_is_settled_does_not_wait():
+    """A thread that saw it unsettled may arrive on the loop when it is."""
+    promise, waiter = receipt(), asyncio.get_running_loop().create_future()
+    settle(promise, Shed())
+    promise._pad.join(promise.number, waiter)
+    assert waiter.done()
 
 
 async def test_receipts_of_one_signal_are_equal():

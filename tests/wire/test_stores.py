@@ -921,6 +921,29 @@ async def test_operators_read_where_they_may_not_write(okta, path, monkeypatch):
     assert sorted(file.name for file in path.parent.iterdir()) == ["signals.db", "signals.db-lock"]
 
 
+async def test_rows_that_cannot_be_read_stay_and_are_not_counted(okta, path, caplog):
+    """What is no signal in the file is told and passed over; what comes after it is sent in its order."""
+    await leave(okta, path, signals(3000))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(
+            "UPDATE signals SET ip = 'nonsense' WHERE id IN (SELECT id FROM signals ORDER BY id DESC LIMIT 1000)"
+        )
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
+        assert c.statistics().admitted == 3000
+        early = [await c.enqueue(one) for one in signals(50, start=5000)]
+        assert await c.flush(20) == 0
+        late = [await c.enqueue(one) for one in signals(50, start=6000)]
+        assert await c.flush(20) == 0
+        assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in early + late)
+        assert c.statistics().admitted == 2100
+        assert c._queue.room() == c._capacity
+        assert balanced(c)
+    assert accepting.carried == [*map(ip, range(2000)), *map(ip, range(5000, 5050)), *map(ip, range(6000, 6050))]
+    assert "1000 LOW that cannot be read" in caplog.text
+    assert len(in_file(path)) == 1000
+
+
 async def test_a_read_only_file_is_a_store_error(path, monkeypatch):
     """A file that may only be read is refused when the client is opened, not when the first signal comes."""
     sqlite_file.create(str(path))

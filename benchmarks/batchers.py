@@ -52,7 +52,7 @@ async def of_tasks(submit: Callable[[rb.RiskSignal], Awaitable[object]]) -> Time
 
 
 async def ours() -> Times:
-    budget = rb.RateLimit(60_000_000, 60.0)
+    budget = rb.RateLimit(1000, 0.001)  # few permits are out, as with a real one
     options = {"transport": take, "limit": budget, "linger": 0.0}
     async with rb.Client("https://acme.okta.com", rb.ApiToken("benchmark"), **options) as client:
 

@@ -12,7 +12,6 @@ Source: `_PyTuple_MaybeUntrack` in CPython's Objects/tupleobject.c (read 2026-11
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain
 from operator import attrgetter
@@ -197,7 +196,7 @@ class Lane:
         self.level = level
         self._runs: list[Run] = []  # before the tail; none is empty
         self._before = 0  # signals in them
-        self._unpacked: deque[Run] = deque()  # those of them that may be packed
+        self._unpacked: list[Run] = []  # those of them that may be packed
         self.tail = Run(level)
 
     @property
@@ -292,7 +291,7 @@ class Lane:
     def pack(self, runs: int) -> None:
         """Pack so many *runs*, but not the first, which will soon be changed again."""
         for _ in range(min(runs, len(self._unpacked))):
-            run = self._unpacked.popleft()
+            run = self._unpacked.pop()
             if not run.is_packed and self._runs and run is not self._runs[0]:
                 run.pack()
 

@@ -49,6 +49,7 @@ class _Add:
     done: asyncio.Future[None]
     gone: asyncio.Future[None]  # the caller was cancelled, and they are out again
     entries: list[Entry] = field(factory=list)
+    receipts: list[Receipt] = field(factory=list)
     tried: bool = False  # the engine had no room for all of them
     withdrawn: bool = False
 
@@ -369,7 +370,7 @@ class FleetQueue(Queue):
             await self._withdraw(add)
             raise self._late(timeout)
         add.done.result()
-        return [self._receipt(entry) for entry in add.entries]
+        return add.receipts
 
     def _late(self, timeout: float | None) -> Exception:
         if self.fleet.away:
@@ -404,12 +405,16 @@ class FleetQueue(Queue):
         return newcomer
 
     def _shed_pending(self, add: _Add) -> None:
-        add.entries += [self._entry(signal, None) for signal in add.signals]
+        for signal in add.signals:
+            self._begin(add, signal, None)
         self._end(add.entries, lambda _: Shed())
         _resolve(add.done)
 
-    def _entry(self, signal: RiskSignal, number: int | None) -> Entry:
-        return Entry(signal, self._next_number(), self._loop.time(), row=number)
+    def _begin(self, add: _Add, signal: RiskSignal, number: int | None) -> Entry:
+        entry = Entry(signal, self._next_number(), self._loop.time(), row=number)
+        add.entries.append(entry)
+        add.receipts.append(self._receipt(entry))
+        return entry
 
     async def _admit_pending(self) -> None:
         if not self._adding:
@@ -452,8 +457,7 @@ class FleetQueue(Queue):
             self._withdrawals.append(([str(number) for number in numbers], add.gone))
             return
         for signal, number in zip(add.signals, numbers, strict=False):
-            add.entries.append(entry := self._entry(signal, number))
-            self._own[number] = entry
+            self._own[number] = self._begin(add, signal, number)
             self._unsettled[signal.risk_level] += 1
         del add.signals[: len(numbers)]
         self._buffered -= len(numbers)

@@ -2,7 +2,7 @@
 The signals of one level that stand in line, in columns; an `Entry` is one that has stepped out of the columns.
 
 Pure: no clock, no I/O. Most signals only stand in line until they are sent, and need no object for that. What has a
-history or a peculiarity (it rode in a request before, may expire, or is in a store) is an entry from the beginning.
+history or a peculiarity (it rode in a request before, may expire, or coalesces) is an entry from the beginning.
 
 A long line is packed: tuples of nothing but text, numbers and times are what Python's garbage collector does not keep
 in its lists. Otherwise each full collection would walk through all that waits, and a million signals with their

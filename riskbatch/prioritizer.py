@@ -127,8 +127,10 @@ class Prioritizer:
 
         Returns the entries that a newer signal for their address has superseded meanwhile, for the caller to settle.
         """
-        kept, superseded = self._return(entries)
-        for entry in kept:
+        superseded: list[Entry] = []
+        for entry in entries:
+            if not self._return(entry, superseded):
+                continue
             if ready_at == -math.inf:
                 self.lanes[entry.signal.risk_level].merge(entry)
             else:
@@ -142,34 +144,37 @@ class Prioritizer:
 
         A group has one level, and came out of one batch, so that it fits in a payload.
         """
-        superseded = []
+        superseded: list[Entry] = []
         for group in groups:
-            kept, lost = self._return(group)
-            superseded += lost
+            kept = []
+            for entry in group:
+                if self._return(entry, superseded):
+                    self._aside[entry.place] = entry
+                    kept.append(entry)
             if kept:
-                self._aside.update((entry.place, entry) for entry in kept)
                 heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
         return superseded
 
-    def _return(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-        """Note *entries* as waiting again; return those that do, and those that a newer signal supersedes."""
-        kept, superseded = [], []
-        for entry in entries:
-            if self._by_ip is not None:
-                shard = _shard(self._by_ip, entry.signal.ip)
-                spot = shard.get(entry.signal.ip)
-                if spot is not None:
-                    if self._at(spot).number > entry.number:
-                        superseded.append(entry)
-                        continue
-                    older = self._pull(spot)  # it came back first
-                    _inherit(entry, older)
-                    superseded.append(older)
-                shard[entry.signal.ip] = _spot(entry)
-            if entry.deadline is not None:
-                self._watch(entry, entry.deadline)
-            kept.append(entry)
-        return kept, superseded
+    def _return(self, entry: Entry, superseded: list[Entry]) -> bool:
+        """
+        List *entry* as waiting again, for the caller to put in its place before the next one returns.
+
+        Adds to *superseded* the older of two signals for its address; if that is *entry*, returns False.
+        """
+        if self._by_ip is not None:
+            shard = _shard(self._by_ip, entry.signal.ip)
+            spot = shard.get(entry.signal.ip)
+            if spot is not None:
+                if self._at(spot).number > entry.number:
+                    superseded.append(entry)
+                    return False
+                older = self._pull(spot)  # it came back first
+                _inherit(entry, older)
+                superseded.append(older)
+            shard[entry.signal.ip] = _spot(entry)
+        if entry.deadline is not None:
+            self._watch(entry, entry.deadline)
+        return True
 
     # -- going out
 

@@ -151,7 +151,7 @@ class Queue:
             pad = self._pads[entry.number // _PAD] = Pad(self._loop)
         if entry.attempts or entry.outcome is not None:
             pad.tell(entry.number, entry.admitted_at, entry.attempts, entry.outcome)
-        return _receipt(entry.signal, entry.number, pad)
+        return _made_out(entry.signal, entry.number, pad)
 
     def _tell(self, entry: Entry) -> None:
         """Tell those who hold a receipt of *entry* what has become of it."""
@@ -222,7 +222,7 @@ class Queue:
         victim = self._prioritizer.shed(signal.risk_level)
         if victim is None:
             newcomer = Entry(signal, self._next_number(), self._loop.time(), row=row)
-            receipt = _receipt(signal, newcomer.number, self._pad)
+            receipt = _made_out(signal, newcomer.number, self._pad)
             self._end([newcomer], lambda _: Shed())
             return receipt
         self._promise(1)  # a hook may enqueue again, but this place is taken
@@ -335,7 +335,7 @@ class Queue:
         now = self._loop.time()
         deadline = None if signal.expires_at is None else _deadline(signal.expires_at, now)
         entry = Entry(signal, self._next_number(), now, deadline, row)
-        receipt = _receipt(signal, entry.number, self._pad)
+        receipt = _made_out(signal, entry.number, self._pad)
         if deadline is not None:
             if deadline <= now:
                 self._end([entry], lambda _: Expired())
@@ -533,7 +533,7 @@ class Queue:
         return len(entries) == SLICE
 
 
-def _receipt(signal: RiskSignal, number: int, pad: Pad) -> Receipt:
+def _made_out(signal: RiskSignal, number: int, pad: Pad) -> Receipt:
     receipt = Receipt()
     receipt.signal, receipt.number, receipt._pad = signal, number, pad
     return receipt

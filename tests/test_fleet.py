@@ -742,3 +742,21 @@ async def test_a_receipt_of_a_fleet_counts_requests_while_they_are_made(world):
         await asyncio.sleep(2)
         assert receipt.attempts == 1
         assert not receipt.done()
+
+
+async def test_a_flush_does_not_wait_for_what_was_withdrawn_meanwhile(world):
+    """Who is cancelled in the moment of admission is not waited for, also by a flush that began in that moment."""
+    async with replica(FakeOrg()) as a:
+        enter, flushes = a._queue._enter, []
+
+        def enter_and_cancel(add, numbers):
+            enter(add, numbers)
+            flushes.append(asyncio.create_task(a.flush(3600)))
+            call.cancel()
+
+        a._queue._enter = enter_and_cancel
+        call = asyncio.create_task(a.enqueue(signal(1)))
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert await flushes[0] == 0
+        assert balanced(a)

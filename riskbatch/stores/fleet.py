@@ -498,10 +498,13 @@ class FleetQueue(Queue):
                 await asyncio.wait({add.gone, self._task}, return_when="FIRST_COMPLETED")  # type: ignore[type-var]
 
     def _recall(self, add: _Add) -> None:
-        for number in [entry.row for entry in add.entries if entry.row in self._own]:
-            self._disown(number)
-            self._count(-1)
-            self._land_again([number])
+        for entry in add.entries:
+            if entry.row is not None and entry.row in self._own:
+                self._disown(entry.row)
+                self._count(-1)
+                self._land_again([entry.row])
+                for flush in self._flushes:
+                    flush.count(entry)
         self._withdrawals.append(([str(entry.row) for entry in add.entries], add.gone))
 
     def _has_ended(self) -> bool:
@@ -598,7 +601,7 @@ class FleetQueue(Queue):
         return claim
 
     def _foreign(self, number: int, text: str) -> Entry | None:
-        """Make a entry for another replica's signal; nobody here awaits it."""
+        """Make an entry for another replica's signal; nobody here awaits it."""
         try:
             signal = RiskSignal.from_json(json.loads(text))
         except (InvalidSignal, ValueError) as error:

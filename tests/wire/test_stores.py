@@ -921,6 +921,24 @@ async def test_operators_read_where_they_may_not_write(okta, path, monkeypatch):
     assert sorted(file.name for file in path.parent.iterdir()) == ["signals.db", "signals.db-lock"]
 
 
+async def test_what_was_left_twice_for_an_address_coalesces(okta, path):
+    """What a client that did not coalesce left is coalesced by one that does: of each address the newest is sent."""
+    left = [one for number in range(100) for message in "abc" for one in signals(1, start=number, message=message)]
+    left.insert(20, rb.RiskSignal(ip(7), "HIGH", message="older"))
+    left.append(rb.RiskSignal(ip(8), "HIGH", message="newer"))
+    await leave(okta, path, left)
+    accepting, settled = Accepting(), []
+    async with client(okta, rb.SqliteStore(path), transport=accepting, coalesce=True, on_settled=settled.append) as c:
+        assert balanced(c)
+        assert await c.flush(20) == 0
+        assert (c.statistics().accepted, c.statistics().superseded) == (100, 202)
+        assert balanced(c)
+    assert accepting.carried == [ip(8), *(ip(number) for number in range(100) if number != 8)]
+    accepted = [receipt.signal for receipt in settled if isinstance(receipt.outcome, rb.Accepted)]
+    assert [one.message for one in accepted] == ["newer", *["c"] * 99]
+    assert in_file(path) == []
+
+
 async def test_rows_that_cannot_be_read_stay_and_are_not_counted(okta, path, caplog):
     """What is no signal in the file is told and passed over; what comes after it is sent in its order."""
     await leave(okta, path, signals(3000))

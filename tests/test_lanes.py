@@ -143,7 +143,7 @@ def test_packing_forgets_nothing(described):
             lane.append(made)
         kept.append(facts(made))
     lane.tail.pack()
-    assert not any(isinstance(cell, (Entry, RiskSignal)) for cell in lane.tail.cells)
+    assert not any(isinstance(fact, (Entry, RiskSignal)) for column in lane.tail.cells for fact in column)
     assert list(lane.signals()) == [signal for signal, *_ in described]
     lane.tail.unpack()
     assert [facts(each) for each in standing(lane)] == kept

@@ -470,9 +470,10 @@ class Client:
         """
         self._check_open()
         coming = iter(signals)
-        checked = _checked(islice(coming, MANY))
-        while more := _checked(islice(coming, MANY)):
+        checked = more = _checked(islice(coming, MANY))
+        while len(more) == MANY:
             await asyncio.sleep(0)
+            more = _checked(islice(coming, MANY))
             checked += more
         return await self._queue.admit_many(checked)
 
@@ -616,7 +617,7 @@ class Client:
 
 def _checked(signals: Iterable[RiskSignal]) -> list[RiskSignal]:
     signals = list(signals)
-    if {*map(type, signals)} != {RiskSignal}:
+    if list(map(type, signals)).count(RiskSignal) < len(signals):
         for signal in signals:
             _check_signal(signal)
     return signals

@@ -469,13 +469,20 @@ class Client:
                 if the store fails on the way.
         """
         self._check_open()
+        receipts: list[Receipt] = []
+        if isinstance(signals, list) and len(signals) <= min(MANY, self._queue.room()):
+            _check_signals(signals)
+            receipts = self._queue.admit_many_at_once(signals)
+            if len(receipts) == len(signals):
+                return receipts
+            signals = signals[len(receipts) :]
         coming = iter(signals)
-        checked = more = _checked(islice(coming, MANY))
+        checked = more = _check_signals(list(islice(coming, MANY)))
         while len(more) == MANY:
             await asyncio.sleep(0)
-            more = _checked(islice(coming, MANY))
+            more = _check_signals(list(islice(coming, MANY)))
             checked += more
-        return await self._queue.admit_many(checked)
+        return receipts + await self._queue.admit_many(checked)
 
     async def flush(self, timeout: float | None = None) -> int:
         """
@@ -615,8 +622,7 @@ class Client:
         )
 
 
-def _checked(signals: Iterable[RiskSignal]) -> list[RiskSignal]:
-    signals = list(signals)
+def _check_signals(signals: list[RiskSignal]) -> list[RiskSignal]:
     if list(map(type, signals)).count(RiskSignal) < len(signals):
         for signal in signals:
             _check_signal(signal)

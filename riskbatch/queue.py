@@ -254,10 +254,9 @@ class Queue:
                 if start:
                     await asyncio.sleep(0)
                 room = int(max(0, min(self.room() + kept, MANY)))
-                fits = not start and len(signals) <= room
-                self._admit_plain(signals if fits else signals[start : start + room], receipts)
-                if plain := len(receipts) - start:
-                    given = min(kept, plain)
+                if at_once := self.admit_many_at_once(signals[start : start + room]):
+                    receipts += at_once
+                    given = min(kept, len(at_once))
                     kept -= given
                     self._promise(-given)
                     continue
@@ -270,14 +269,11 @@ class Queue:
             self._promise(-kept)
         return receipts
 
-    def _admit_plain(self, signals: Sequence[RiskSignal], receipts: list[Receipt]) -> None:
-        """
-        Admit those of *signals*, for which there is room, that come before the first that is not plain.
-
-        Their receipts are added to *receipts*.
-        """
+    def admit_many_at_once(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit *signals*, for which there is room, up to the first that may expire; none if signals coalesce."""
+        receipts: list[Receipt] = []
         if self._coalesce:
-            return
+            return receipts
         lanes, now = self._lanes, self._loop.time()
         before = [lane.size for lane in lanes.values()]
         number, pad, next_pad = self._last, self._pad, self._next_pad
@@ -310,6 +306,7 @@ class Queue:
                     self._prioritizer.note_high(now)
             if more and size < self._payload:
                 self.wake()
+        return receipts
 
     async def _wait_for_room(self, level: RiskLevel, timeout: float | None) -> None:
         """

@@ -269,6 +269,10 @@ class DurableQueue(Queue):
         """Admit nothing: the store must have it first."""
         return None
 
+    def admit_many_at_once(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit nothing: the store must have them first."""
+        return []
+
     def admit_nowait(self, signal: RiskSignal) -> Receipt:
         """Refuse: nothing can be durable without waiting."""
         raise StoreError("enqueue_nowait cannot wait for the store; with a store, use `await enqueue`")

@@ -332,6 +332,10 @@ class FleetQueue(Queue):
         """Admit nothing: the engine must have it first."""
         return None
 
+    def admit_many_at_once(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
+        """Admit nothing: the engine must have them first."""
+        return []
+
     def admit_nowait(self, signal: RiskSignal) -> Receipt:
         """Refuse: nothing can be shared without waiting."""
         raise StoreError("enqueue_nowait cannot wait for the store; with a store, use `await enqueue`")

@@ -13,6 +13,7 @@ import riskbatch as rb
 from riskbatch import queue as queue_module
 from riskbatch.emulator import Fault
 from riskbatch.prioritizer import Prioritizer
+from riskbatch.queue import MANY
 
 
 class Gate(FakeOrg):
@@ -292,35 +293,55 @@ async def test_a_close_tells_those_who_wait_for_room():
 # ------------------------------------------------------------------------------------------------ enqueue_many
 
 
-async def test_enqueue_many_returns_receipts_in_order():
-    """The receipts are those of the signals, in their order."""
+@pytest.mark.parametrize("make", [list, tuple, iter])
+@pytest.mark.parametrize("number", [99, MANY, 2 * MANY + 34])
+@pytest.mark.parametrize("expiring", [(), (0,), (1, 50), (98,)])
+async def test_enqueue_many_returns_receipts_in_order(make, number, expiring):
+    """The receipts are those of the signals, in their order, whatever they are given in and whichever may expire."""
     async with client(FakeOrg()) as c:
-        batch = signals(1234)
-        receipts = await c.enqueue_many(iter(batch))
+        batch = signals(number)
+        for index in expiring:
+            batch[index] = signal(index, expires_at=soon(3600))
+        receipts = await c.enqueue_many(make(batch))
         assert [receipt.signal for receipt in receipts] == batch
+        assert c.statistics().admitted == number
+        await c.flush()
+        assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
 
 
-async def test_enqueue_many_admits_none_if_one_is_no_signal():
+async def test_a_list_may_be_changed_while_its_signals_wait_for_room():
+    """What counts is what was in it when `enqueue_many` was called."""
+    async with client(FakeOrg(), capacity=10) as c:
+        batch = signals(25)
+        given = list(batch)
+        many = asyncio.create_task(c.enqueue_many(given))
+        await asyncio.sleep(0)
+        given.clear()
+        assert [receipt.signal for receipt in await many] == batch
+
+
+@pytest.mark.parametrize("number", [5, MANY + 200])
+async def test_enqueue_many_admits_none_if_one_is_no_signal(number):
     """A mistake anywhere in the list is found before anything is admitted."""
     async with client(FakeOrg()) as c:
         with pytest.raises(rb.InvalidSignal, match="'oops'"):
-            await c.enqueue_many([*signals(1200), "oops"])
+            await c.enqueue_many([*signals(number), "oops"])
         assert c.statistics().admitted == 0
 
 
 async def test_enqueue_many_is_all_or_none_where_there_is_no_room_for_all():
     """With "reject" either all find room or none is admitted, though others enqueue between its turns."""
-    async with client(Gate(), capacity=2000, when_full="reject", close_timeout=0) as c:
-        with pytest.raises(rb.QueueFull, match="2001 signals find room for 2000"):
-            await c.enqueue_many(signals(2001))
+    async with client(Gate(), capacity=2 * MANY, when_full="reject", close_timeout=0) as c:
+        with pytest.raises(rb.QueueFull, match="4001 signals find room for 4000"):
+            await c.enqueue_many(signals(2 * MANY + 1))
         assert c.statistics().admitted == 0
-        many = asyncio.create_task(c.enqueue_many(signals(1990)))
+        many = asyncio.create_task(c.enqueue_many(signals(2 * MANY - 10)))
         while not c.statistics().admitted:  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
         thefts = 0
         while not refuses(c):
             thefts += 1
-        assert len(await many) == 1990
+        assert len(await many) == 2 * MANY - 10
         assert thefts == 10
         assert c._queue._promised == 0
 
@@ -681,11 +702,16 @@ async def test_a_line_that_thins_out_is_packed_again():
         assert all(run.is_packed for run in lane._runs[1:])
 
 
-async def test_a_receipt_that_on_settled_gets_is_equal_to_the_one_of_enqueue():
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("expires_in", [None, 3600])
+async def test_a_receipt_that_on_settled_gets_is_equal_to_the_one_of_enqueue(one_by_one, expires_in):
     """Whoever keeps receipts in a table finds there what is settled, also if it was packed meanwhile."""
     settled = []
+    coming = signals(3_000, expires_at=expires_in and soon(expires_in))
     async with client(FakeOrg(), on_settled=settled.append) as c:
-        mine = {receipt: receipt.signal for receipt in await c.enqueue_many(signals(3_000))}
+        receipts = [await c.enqueue(each) for each in coming] if one_by_one else await c.enqueue_many(coming)
+        mine = {receipt: receipt.signal for receipt in receipts}
+        del receipts
         await c.flush()
         assert [mine[receipt] for receipt in settled] == [receipt.signal for receipt in settled]
         assert {receipt.attempts for receipt in mine} == {1}

@@ -22,7 +22,7 @@ from .errors import ClientClosed, QueueFull
 from .journal import SELDOM, facts
 from .lanes import Cell, Entry
 from .prioritizer import Demand, Prioritizer
-from .receipts import Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
+from .receipts import PAD, Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
 from .wire import MAX_EVENTS
 
@@ -31,7 +31,6 @@ logger = logging.getLogger("riskbatch")
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 2000  # signals that are admitted between two turns of the event loop if nothing is in the way: 0.5 ms
 SLICE = 100  # signals dealt with between two turns of the event loop: 1 ms, or 2 if each takes another's place
-_PAD = 512  # receipts
 _REST = 0.002  # seconds between two turns of packing
 _RUNS = 3  # of each lane that are packed in a turn, in some 0.2 ms; in 0.5 if they are entries
 _HIGH = RiskLevel.HIGH
@@ -75,7 +74,7 @@ class Queue:
         self._without_number = 0  # signals that count as admitted beyond those; below zero if some count no more
         self._ceiling: float = capacity  # the highest number for which there is room
         self._lanes = prioritizer.lanes
-        self._pads: WeakValueDictionary[int, Pad] = WeakValueDictionary()  # by number // _PAD
+        self._pads: WeakValueDictionary[int, Pad] = WeakValueDictionary()  # by number // PAD
         self._packing: asyncio.TimerHandle | None = None
         self._turn()
         self._sender: asyncio.Future[None] | None = None
@@ -122,9 +121,9 @@ class Queue:
 
     def _turn(self) -> None:
         """Begin the pad of the last number."""
-        number = self._last // _PAD
+        number = self._last // PAD
         self._pad = self._pads[number] = Pad(self._loop)
-        self._next_pad = (number + 1) * _PAD  # the first number that is not on this one
+        self._next_pad = (number + 1) * PAD  # the first number that is not on this one
         for lane in self._lanes.values():
             lane.turn()
         self._pack_later()
@@ -148,16 +147,16 @@ class Queue:
 
     def _receipt(self, entry: Entry) -> Receipt:
         """Return a receipt of *entry*, equal to all others of it."""
-        pad = self._pads.get(entry.number // _PAD)
+        pad = self._pads.get(entry.number // PAD)
         if pad is None:  # nobody holds one of its neighbours
-            pad = self._pads[entry.number // _PAD] = Pad(self._loop)
+            pad = self._pads[entry.number // PAD] = Pad(self._loop)
         if entry.attempts or entry.outcome is not None:
             pad.tell(entry.number, entry.admitted_at, entry.attempts, entry.outcome)
         return _made_out(entry.signal, entry.number, pad)
 
     def _tell(self, entry: Entry) -> None:
         """Tell those who hold a receipt of *entry* what has become of it."""
-        pad = self._pads.get(entry.number // _PAD)
+        pad = self._pads.get(entry.number // PAD)
         if pad is not None:
             pad.tell(entry.number, entry.admitted_at, entry.attempts, entry.outcome)
 

@@ -7,6 +7,7 @@ not raise for what the server, the clock or the queue decided.
 
 import asyncio
 import math
+from array import array
 from collections.abc import Generator
 from contextlib import suppress
 from typing import TypeAlias
@@ -98,31 +99,40 @@ def check_loop(loop: asyncio.AbstractEventLoop) -> None:
     raise WrongLoop("a client and its receipts belong to the event loop, and the process, that opened the client")
 
 
+PAD = 512  # receipts on a pad, which takes some 10 KB once one of them is told anything
 _NOTHING: tuple[float, int, Outcome | None] = (math.nan, 0, None)
 
 
 class Pad:
     """
-    What has become of some receipts with consecutive numbers. It lives as long as one of them does.
+    What has become of `PAD` receipts with consecutive numbers. It lives as long as one of them does.
 
     Attributes:
         loop: Of the client.
     """
 
-    __slots__ = ("__weakref__", "_known", "_waiters", "loop")
+    __slots__ = ("__weakref__", "_columns", "_waiters", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._known: dict[int, tuple[float, int, Outcome | None]] = {}  # by number; see `tell`
+        self._columns: tuple[array[float], array[int], list[Outcome | None]] | None = None  # see `tell`
         self._waiters: dict[int, list[asyncio.Future[None] | Answer[None]]] = {}
 
     def known(self, number: int) -> tuple[float, int, Outcome | None]:
         """Return what was told last of the signal with this *number*."""
-        return self._known.get(number, _NOTHING)
+        if self._columns is None:
+            return _NOTHING
+        times, tries, outcomes = self._columns
+        index = number % PAD
+        return times[index], tries[index], outcomes[index]
 
     def tell(self, number: int, admitted_at: float, attempts: int, outcome: Outcome | None) -> None:
         """Note what has become of the signal with this *number*, and wake all who wait if it has ended."""
-        self._known[number] = admitted_at, attempts, outcome
+        if self._columns is None:  # most pads are gone before
+            self._columns = array("d", [math.nan]) * PAD, array("I", [0]) * PAD, [None] * PAD
+        times, tries, outcomes = self._columns
+        index = number % PAD
+        times[index], tries[index], outcomes[index] = admitted_at, attempts, outcome
         if outcome is not None:
             for waiter in self._waiters.pop(number, ()):
                 if not waiter.done():

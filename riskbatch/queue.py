@@ -31,7 +31,7 @@ logger = logging.getLogger("riskbatch")
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 2000  # signals that are admitted between two turns of the event loop if nothing is in the way: 0.5 ms
 SLICE = 100  # signals dealt with between two turns of the event loop: 1 ms, or 2 if each takes another's place
-_REST = 0.002  # seconds between two turns of packing
+_REST = 0.002  # seconds between two turns of packing, at the least
 _RUNS = 3  # of each lane that are packed in a turn, in some 0.2 ms; in 0.5 if they are entries
 _HIGH = RiskLevel.HIGH
 
@@ -128,16 +128,16 @@ class Queue:
             lane.turn()
         self._pack_later()
 
-    def _pack_later(self) -> None:
+    def _pack_later(self, rest: float = _REST) -> None:
         if self._packing is None and self._closed is None and any(lane.packable for lane in self._lanes.values()):
-            self._packing = self._loop.call_later(_REST, self._pack)
+            self._packing = self._loop.call_later(rest, self._pack)
 
     def _pack(self) -> None:
         """Pack what waits in long lines, for a tenth of the event loop's time at the most."""
-        self._packing = None
+        self._packing, began = None, self._loop.time()
         for lane in self._lanes.values():
             lane.pack(_RUNS)
-        self._pack_later()
+        self._pack_later(max(_REST, 9 * (self._loop.time() - began)))
 
     def _next_number(self) -> int:
         self._last += 1

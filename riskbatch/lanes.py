@@ -14,7 +14,7 @@ import math
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from itertools import chain, zip_longest
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -140,14 +140,18 @@ class Run:
     def pack(self) -> None:
         """Make the garbage collector overlook what stands here."""
         self.is_packed = True
-        are_entries = {*map(type, self.cells)} == {Entry}
-        signals = _columns(("signal",), self.cells)[0] if are_entries else self.cells
-        if {*map(type, signals)} != {RiskSignal}:
+        signals: Sequence[object] = self.cells
+        more: tuple[_Facts, ...] = ()
+        kinds = {*map(type, self.cells)}
+        if kinds == {Entry}:
+            (signals,), more = _columns(("signal",), self.cells), _columns(_OF_ENTRY, self.cells)
+        elif kinds == {tuple} and {*map(len, self.cells)} == {2}:  # type: ignore[arg-type]
+            signals, rows = zip(*self.cells, strict=True)
+            more = (rows,)
+        if {*map(type, signals)} == {RiskSignal}:  # a column at a time is at least twice as fast
+            columns = _columns(_OF_SIGNAL, signals) + more
+        else:
             columns = tuple(zip_longest(*map(_facts, self.cells)))
-        else:  # a column at a time is twice as fast
-            columns = _columns(_OF_SIGNAL, signals)
-            if are_entries:
-                columns += _columns(_OF_ENTRY, self.cells)
         self.cells = columns  # type: ignore[assignment]
 
     def unpack(self) -> None:

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
 from .journal import SELDOM, facts
-from .lanes import Cell, Entry
+from .lanes import Entry
 from .prioritizer import Demand, Prioritizer
 from .receipts import PAD, Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
@@ -189,18 +189,18 @@ class Queue:
                 return self._admit_by_shedding(signal)
         return self.admit_at_once(signal) or self._admit(signal)
 
-    def admit_at_once(self, signal: RiskSignal, cell: Cell | None = None) -> Receipt | None:
+    def admit_at_once(self, signal: RiskSignal, row: int | None = None) -> Receipt | None:
         """
         Admit *signal* if there is room; `None` if one must wait, or be told why not.
 
-        Most signals come in here and have neither an expiry nor a predecessor, so it looks at nothing else. *cell* is
-        what stands in line for it, if that is more than the signal.
+        Most signals come in here and have neither an expiry nor a predecessor, so it looks at nothing else. *row* is
+        where a store has it.
         """
         number = self._last + 1
         if number > self._ceiling:
             return None
         if self._coalesce or signal.expires_at is not None:
-            return self._admit(signal)
+            return self._admit(signal, row)
         self._last = number
         if number >= self._next_pad:
             self._turn()
@@ -209,7 +209,7 @@ class Queue:
         places = tail.places
         places.append(number)
         tail.times.append(now := self._loop.time())
-        tail.cells.append(signal if cell is None else cell)
+        tail.cells.append(signal if row is None else (signal, row))
         if level is _HIGH:
             self._prioritizer.note_high(now)
         if len(places) <= self._payload:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import ClientClosed, QueueFull, StoreError
 from ..journal import facts
-from ..lanes import Cell, Entry
+from ..lanes import Entry
 from ..prioritizer import Demand
 from ..queue import SLICE, Queue, _is_past
 from ..receipts import Abandoned, Expired, Receipt, Superseded
@@ -265,7 +265,7 @@ class DurableQueue(Queue):
 
     # -- coming in
 
-    def admit_at_once(self, signal: RiskSignal, cell: Cell | None = None) -> Receipt | None:
+    def admit_at_once(self, signal: RiskSignal, row: int | None = None) -> Receipt | None:
         """Admit nothing: the store must have it first."""
         return None
 
@@ -433,12 +433,9 @@ class DurableQueue(Queue):
             self._promise_room()
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
-        is_plain = signal.expires_at is None and not self._coalesce and self._when_full != "shed"
-        if is_plain and row is not None:
-            return super().admit_at_once(signal, (signal, row)) or self._admit(signal, row)
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
             return self._admit_by_shedding(signal, row)
-        return self._admit(signal, row)
+        return super().admit_at_once(signal, row) or self._admit(signal, row)
 
     # -- going out
 

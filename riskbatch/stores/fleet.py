@@ -22,7 +22,7 @@ from attrs import define, field
 from ..batcher import Batch
 from ..errors import ClientClosed, InvalidSignal, QueueFull, StoreError
 from ..journal import Journal, facts
-from ..lanes import Cell, Entry
+from ..lanes import Entry
 from ..limiter import Limiter
 from ..queue import SLICE, Queue
 from ..receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
@@ -328,7 +328,7 @@ class FleetQueue(Queue):
     def _has_place_for(self, signal: RiskSignal) -> bool:
         return self.room() > 0
 
-    def admit_at_once(self, signal: RiskSignal, cell: Cell | None = None) -> Receipt | None:
+    def admit_at_once(self, signal: RiskSignal, row: int | None = None) -> Receipt | None:
         """Admit nothing: the engine must have it first."""
         return None
 

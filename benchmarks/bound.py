@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from riskbatch.wire import MAX_EVENTS
+from riskbatch.okta.wire import MAX_EVENTS
 
 ITERATIONS = 150
 

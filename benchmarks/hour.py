@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from benchmarks.table import Row, missing, show
 from riskbatch import RateLimit, RiskLevel, RiskSignal
 from riskbatch.emulator import DEFAULT_TOKEN
-from riskbatch.simulate import (
+from riskbatch.okta.wire import MAX_EVENTS, Request, Response
+from riskbatch.simulation.simulation import (
     Outcome,
     Simulation,
     Traffic,
@@ -26,7 +27,6 @@ from riskbatch.simulate import (
     priority_by_hand,
     riskbatch,
 )
-from riskbatch.wire import MAX_EVENTS, Request, Response
 
 HIGH, _, LOW = RiskLevel
 TRAFFIC = Traffic({LOW: 40.0, HIGH: 1.0})

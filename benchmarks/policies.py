@@ -30,7 +30,15 @@ from attrs import evolve
 from benchmarks.bound import least_mean_wait
 from riskbatch import Limiter, RiskLevel
 from riskbatch.prioritizer import Demand
-from riskbatch.simulate import Arrival, Outcome, Simulation, Traffic, fifo_by_hand, priority_by_hand, riskbatch
+from riskbatch.simulation.simulation import (
+    Arrival,
+    Outcome,
+    Simulation,
+    Traffic,
+    fifo_by_hand,
+    priority_by_hand,
+    riskbatch,
+)
 
 HIGH, MEDIUM, LOW = RiskLevel
 SECONDS = 3600.0

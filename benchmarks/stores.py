@@ -27,8 +27,9 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from benchmarks.table import ROUNDS, Row, in_turns, show
-from riskbatch.stores import admin, sqlite_file
-from riskbatch.wire import Request, Response
+from riskbatch.okta.wire import Request, Response
+from riskbatch.stores.sqlite.store import admin
+from riskbatch.stores.sqlite.store import file as sqlite_file
 
 PRODUCERS = 1000
 TAKEN = Response(202, CIMultiDict(), b"")

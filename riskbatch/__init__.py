@@ -1,6 +1,5 @@
 """Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
 
-from .auth import ApiToken, ServiceApp
 from .client import Client, Statistics
 from .errors import (
     AuthError,
@@ -14,10 +13,11 @@ from .errors import (
     WrongLoop,
 )
 from .limiter import Limiter, RateLimit
+from .okta.auth import ApiToken, ServiceApp
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
 from .stores import SqliteStore, Store
-from .stores.valkey import FleetStatistics, ValkeyStore
+from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
 __all__ = [
     "Abandoned",

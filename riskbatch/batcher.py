@@ -8,8 +8,8 @@ have the same timestamp and expiry, because Okta keeps those per event.
 from collections.abc import Iterable, Sequence
 
 from .lanes import Entry
+from .okta.wire import MAX_EVENTS
 from .signals import RiskSignal, format_time
-from .wire import MAX_EVENTS
 
 
 class Seats:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import dropwhile
 
 from .errors import ClientClosed, QueueFull, WrongLoop
-from .journal import SELDOM, facts
+from .log import SELDOM, facts
 from .queue import Queue
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal

@@ -28,9 +28,9 @@ from aiolimiter import AsyncLimiter
 from attrs import frozen
 
 from .errors import ConfigurationError
+from .okta.wire import Budget
 from .prioritizer import Demand
 from .signals import RiskLevel
-from .wire import Budget
 
 DEFAULT_LINGER = {RiskLevel.MEDIUM: 1.0, RiskLevel.LOW: 5.0}
 _CLOCKS = 0.001  # seconds longer than the period, for the grain of timers and the drift between two hosts' clocks

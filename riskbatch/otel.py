@@ -34,10 +34,10 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from .client import Client, Statistics
 from .errors import RiskbatchError
+from .okta.transport import Transport, Unanswered
+from .okta.wire import Request, Response
 from .receipts import Accepted, Receipt
 from .signals import RiskLevel
-from .transport import Transport, Unanswered
-from .wire import Request, Response
 
 _Attributes: TypeAlias = Mapping[str, str | int]
 _Values: TypeAlias = Iterable[tuple[float, _Attributes]]

@@ -18,8 +18,8 @@ from attrs import frozen
 
 from .batcher import Batch, Seats
 from .lanes import Entry, Lane
+from .okta.wire import MAX_EVENTS
 from .signals import RiskLevel
-from .wire import MAX_EVENTS
 
 _PATIENCE = 15  # batches that may pass suspects over: half a window's
 _HIGH = RiskLevel.HIGH

@@ -19,12 +19,12 @@ from weakref import WeakValueDictionary
 
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
-from .journal import SELDOM, facts
 from .lanes import Entry
+from .log import SELDOM, facts
+from .okta.wire import MAX_EVENTS
 from .prioritizer import Demand, Prioritizer
 from .receipts import PAD, Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
-from .wire import MAX_EVENTS
 
 logger = logging.getLogger("riskbatch")
 

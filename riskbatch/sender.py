@@ -15,17 +15,13 @@ import traceback
 
 from attrs import define, evolve, frozen
 
-from .auth import Credentials
 from .batcher import Batch, split
-from .journal import Journal, facts
 from .limiter import Limiter
-from .prioritizer import Demand
-from .queue import Queue
-from .receipts import Accepted, Rejected
-from .renewal import Renewal, now_on
-from .signals import RiskLevel
-from .transport import HEADERS, Transport, Unanswered
-from .wire import (
+from .log import Journal, facts
+from .okta.auth import Credentials
+from .okta.renewal import Renewal, now_on
+from .okta.transport import HEADERS, Transport, Unanswered
+from .okta.wire import (
     PATH,
     Budget,
     Denied,
@@ -41,6 +37,10 @@ from .wire import (
     encode,
     plain,
 )
+from .prioritizer import Demand
+from .queue import Queue
+from .receipts import Accepted, Rejected
+from .signals import RiskLevel
 
 logger = logging.getLogger("riskbatch")
 

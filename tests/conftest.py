@@ -9,6 +9,8 @@ import pytest
 import valkey
 from local_engine import LocalEngine
 
+pytest_plugins = ["riskbatch.testing.plugin"]
+
 WIRE = Path(__file__).parent / "wire"
 
 

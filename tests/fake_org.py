@@ -8,8 +8,8 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import DEFAULT_TOKEN, EmulatedRequest, Exchange, Fault, Org
-from riskbatch.transport import Unanswered
-from riskbatch.wire import PATH, Request, Response
+from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.wire import PATH, Request, Response
 
 URL = "https://acme.okta.com"
 WALL = 1_700_000_000.0  # epoch seconds at loop time 0

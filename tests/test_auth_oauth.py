@@ -26,12 +26,12 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from multidict import CIMultiDict
 
 import riskbatch as rb
-from riskbatch import auth, keys, renewal
-from riskbatch.auth import Now, Unauthenticated
 from riskbatch.emulator import EmulatedRequest, Org
-from riskbatch.oauth import AppCredentials
-from riskbatch.transport import Unanswered
-from riskbatch.wire import Denied, Request, Response, classify, oauth_error
+from riskbatch.okta import auth, keys, renewal
+from riskbatch.okta.auth import Now, Unauthenticated
+from riskbatch.okta.oauth import AppCredentials
+from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.wire import Denied, Request, Response, classify, oauth_error
 
 ORG = "https://acme.okta.com"
 TOKEN_URL = f"{ORG}/oauth2/v1/token"
@@ -1327,8 +1327,8 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     """A missing crypto library is an AuthError with the pip command; ApiToken works without it."""
     monkeypatch.setitem(sys.modules, "joserfc", None)
     monkeypatch.setitem(sys.modules, "joserfc.jwk", None)
-    monkeypatch.delitem(sys.modules, "riskbatch.keys", raising=False)
-    monkeypatch.delattr("riskbatch.keys", raising=False)
+    monkeypatch.delitem(sys.modules, "riskbatch.okta.keys", raising=False)
+    monkeypatch.delattr("riskbatch.okta.keys", raising=False)
     with pytest.raises(rb.AuthError, match=r"pip install 'riskbatch\[oauth\]'"):
         service_app()
 

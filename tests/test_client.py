@@ -13,9 +13,9 @@ from fake_org import FakeOrg, balanced, client, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch import sender as sender_module
-from riskbatch.client import check_org_url
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
-from riskbatch.transport import Unanswered
+from riskbatch.okta.environment import check_org_url
+from riskbatch.okta.transport import Unanswered
 
 URL = "https://acme.okta.com"
 AUTH = rb.ApiToken(DEFAULT_TOKEN)

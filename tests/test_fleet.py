@@ -15,9 +15,9 @@ from virtual_engine import BASE, VirtualEngine
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.stores import valkey as module
-from riskbatch.stores.claims import Claim
-from riskbatch.stores.valkey import EngineClock
+from riskbatch.stores.valkey import engine as module
+from riskbatch.stores.valkey.claims import Claim
+from riskbatch.stores.valkey.engine import EngineClock
 
 LEASE = 10.0
 KEYS = [f"riskbatch:1:{{acme}}:{key}" for key in module._KEYS]
@@ -129,7 +129,7 @@ async def test_replicas_with_wrong_wall_clocks_agree(world, monkeypatch):
             def now(cls, tz=None):
                 return datetime.now(tz) + timedelta(hours=5)
 
-        monkeypatch.setattr("riskbatch.stores.valkey.datetime", Skewed)
+        monkeypatch.setattr("riskbatch.stores.valkey.engine.datetime", Skewed)
         async with replica(org) as b:
             # On that host's clock this one is worth something for another ten minutes.
             also_kept = await b.enqueue(signal(501, expires_at=datetime.now(UTC) + timedelta(hours=5, minutes=10)))

@@ -11,7 +11,7 @@ from fake_org import WALL, FakeOrg, client, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.journal import Journal
+from riskbatch.log import Journal
 
 HOUSE = Path(rb.__file__).parent
 README = (Path(__file__).parent.parent / "README.md").read_text()

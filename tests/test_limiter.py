@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from riskbatch import ConfigurationError
 from riskbatch.limiter import DEFAULT_LINGER, Limiter, RateLimit, Window
+from riskbatch.okta.wire import Budget
 from riskbatch.prioritizer import Demand
 from riskbatch.signals import RiskLevel
-from riskbatch.wire import Budget
 
 HIGH, MEDIUM, LOW = RiskLevel
 RATE = RateLimit(30, 60.0)

@@ -25,8 +25,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import riskbatch as rb
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
+from riskbatch.okta.transport import Unanswered
 from riskbatch.otel import instrument
-from riskbatch.transport import Unanswered
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SERVER = {"server.address": "acme.okta.com", "server.port": 443}

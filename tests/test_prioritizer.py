@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from riskbatch.batcher import Batch, split
 from riskbatch.lanes import Entry
+from riskbatch.okta.wire import MAX_EVENTS
 from riskbatch.prioritizer import Demand, Prioritizer
 from riskbatch.receipts import Accepted
 from riskbatch.signals import RiskLevel, RiskSignal
-from riskbatch.wire import MAX_EVENTS
 
 HIGH, MEDIUM, LOW = RiskLevel
 RANK = {HIGH: 0, MEDIUM: 1, LOW: 2}

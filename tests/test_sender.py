@@ -11,8 +11,8 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
+from riskbatch.okta.transport import Unanswered
 from riskbatch.sender import backoff
-from riskbatch.transport import Unanswered
 
 PAGE = b"<html><h1>Bad Request</h1></html>"
 HTML = (("Content-Type", "text/html"),)

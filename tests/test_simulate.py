@@ -8,7 +8,7 @@ import pytest
 
 from riskbatch import RateLimit, RiskLevel, RiskSignal
 from riskbatch.cli import main
-from riskbatch.simulate import (
+from riskbatch.simulation.simulation import (
     Simulation,
     Traffic,
     fifo_by_hand,

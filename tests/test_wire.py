@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from riskbatch import wire
-from riskbatch.signals import RiskLevel, RiskSignal
-from riskbatch.wire import (
+from riskbatch.okta import wire
+from riskbatch.okta.wire import (
     Budget,
     Denied,
     RateLimited,
@@ -29,6 +28,7 @@ from riskbatch.wire import (
     encode,
     plain,
 )
+from riskbatch.signals import RiskLevel, RiskSignal
 
 profile = settings(max_examples=150, deadline=None, derandomize=True)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

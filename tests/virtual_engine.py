@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import valkey
 
-from riskbatch.stores import valkey as module
-from riskbatch.stores.valkey import Engine, EngineAway, ValkeyStore
+from riskbatch.stores.valkey import engine as module
+from riskbatch.stores.valkey.engine import Engine, EngineAway, ValkeyStore
 
 BASE = 1_700_000_000.0  # what the engine's clock shows at loop time 0
 _TIME = "test:time"

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from ..lanes import Entry
 from ..signals import RiskLevel, RiskSignal
-from .sqlite import SqliteStore
-from .sqlite_file import Synchronous
+from .sqlite.file import Synchronous
+from .sqlite.store import SqliteStore
 
 __all__ = ["Backlog", "SqliteStore", "Store", "Stored", "Synchronous"]
 

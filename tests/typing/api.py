@@ -10,10 +10,10 @@ from typing import assert_never, assert_type
 import riskbatch as rb
 from riskbatch import otel
 from riskbatch.emulator import OktaEmulator
-from riskbatch.providers import Providers, RiskProvider
+from riskbatch.okta.providers import Providers, RiskProvider
+from riskbatch.okta.transport import Transport
+from riskbatch.okta.wire import Request, Response
 from riskbatch.testing import QUICK, RecordingTransport, lost, serve_okta
-from riskbatch.transport import Transport
-from riskbatch.wire import Request, Response
 
 
 async def the_ten_lines(token: str) -> None:

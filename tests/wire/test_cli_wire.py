@@ -18,7 +18,8 @@ from collections import Counter
 import pytest
 
 import riskbatch as rb
-from riskbatch import cli, demo, send, terminal
+from riskbatch import cli
+from riskbatch.cli import demo, send, terminal
 from riskbatch.emulator import DEFAULT_TOKEN, Fault, OktaEmulator
 
 pytestmark = pytest.mark.asyncio

@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 import riskbatch as rb
-from riskbatch import transport as transport_module
 from riskbatch.emulator import Fault, OktaEmulator
+from riskbatch.okta import transport as transport_module
 
 LIMIT = rb.RateLimit(30, 1.5)
 FAST = {"limit": LIMIT, "linger": 0.01, "close_timeout": 10.0}

@@ -19,7 +19,7 @@ from joserfc.jwk import ECKey, RSAKey
 from multidict import CIMultiDictProxy
 
 from riskbatch.emulator import DEFAULT_TOKEN, PROVIDERS_PATH, RISK_EVENTS_PATH, Fault, OktaEmulator
-from riskbatch.emulator_oauth import TOKEN_PATH
+from riskbatch.emulator.oauth import TOKEN_PATH
 
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ALGORITHMS = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"]

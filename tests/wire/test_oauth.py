@@ -8,7 +8,7 @@ from joserfc.jwk import ECKey
 
 import riskbatch as rb
 from riskbatch.emulator import Fault, OktaEmulator
-from riskbatch.providers import Providers, RiskProvider
+from riskbatch.okta.providers import Providers, RiskProvider
 
 KEY = ECKey.generate_key("P-256", {"kid": "k1"})
 QUICK = rb.RateLimit(30, 2.0)

@@ -13,10 +13,10 @@ import pytest
 from test_cli_wire import LIMIT, counts, ended, lines, scaled, signal_, spawn, until
 
 import riskbatch as rb
-from riskbatch import send, terminal
+from riskbatch.cli import send, terminal
+from riskbatch.cli.records import Record
 from riskbatch.emulator import OktaEmulator
-from riskbatch.feed import Record
-from riskbatch.stores.sqlite_file import Bookmark
+from riskbatch.stores.sqlite.file import Bookmark
 
 KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", "30")) // 7)
 

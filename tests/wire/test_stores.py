@@ -25,8 +25,11 @@ from multidict import CIMultiDict
 import riskbatch as rb
 from riskbatch import cli
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores import admin, contract, durable, sqlite, sqlite_file
-from riskbatch.wire import Response
+from riskbatch.okta.wire import Response
+from riskbatch.stores import contract
+from riskbatch.stores.sqlite import admin, durable
+from riskbatch.stores.sqlite import file as sqlite_file
+from riskbatch.stores.sqlite import store as sqlite
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
 FAST = rb.RateLimit(30, 1.0)
@@ -712,7 +715,7 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 import riskbatch as rb
 from multidict import CIMultiDict
-from riskbatch.wire import Response
+from riskbatch.okta.wire import Response
 
 async def take(_):
     await go.wait()

@@ -10,10 +10,10 @@ from importlib.metadata import version
 import aiohttp
 import pytest
 
-from riskbatch import transport as transport_module
 from riskbatch.emulator import Fault, OktaEmulator
-from riskbatch.transport import HEADERS, Unanswered, open_session, over
-from riskbatch.wire import MAX_ANSWER, Request, Response
+from riskbatch.okta import transport as transport_module
+from riskbatch.okta.transport import HEADERS, Unanswered, open_session, over
+from riskbatch.okta.wire import MAX_ANSWER, Request, Response
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SECRET = "00secret-token"

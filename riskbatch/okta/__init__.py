@@ -1,0 +1,1 @@
+"""All that only Okta's documents can change: the wire, credentials, transport, risk providers, the environment."""

@@ -1,0 +1,174 @@
+"""
+Keeping credentials good: the one place where an auth conversation meets the network.
+
+Requests for tokens are not risk requests: they take no permit, and when they fail they are tried again after waits of
+their own.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from attrs import evolve, frozen
+
+from ..log import Journal, facts
+from .auth import Conversation, Credentials, Now, Unauthenticated
+from .transport import HEADERS, Transport, Unanswered
+from .wire import Request, Response
+
+logger = logging.getLogger("riskbatch")
+
+_FIRST_WAIT = 1.0  # seconds after the first failure, doubled by each further one
+_MOST_WAIT = 60.0  # seconds between two tries, so that a mended app sends again within a minute
+_ATTEMPTS = 4  # of one call: a token, and a nonce that changed twice
+
+
+def now_on(loop: asyncio.AbstractEventLoop) -> Now:
+    """Read both clocks."""
+    return Now(loop.time(), datetime.now(UTC))
+
+
+async def converse(conversation: Conversation, transport: Transport) -> None:
+    """
+    Carry *conversation* to its end.
+
+    Raises:
+        Unauthenticated: It ended without credentials, or an answer never came.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        request = next(conversation)
+        while True:
+            response = await transport(evolve(request, headers={**HEADERS, **request.headers}))
+            request = conversation.send((response, now_on(loop)))
+    except StopIteration:
+        return
+    except Unanswered as lost:
+        reason = f"no access token: {lost.reason}"
+    finally:
+        conversation.close()
+    raise Unauthenticated(reason, denied=False)
+
+
+async def call(request: Request, credentials: Credentials, transport: Transport) -> Response:
+    """
+    Return the answer to one request outside the queue, signed, and signed again where the answer asks for that.
+
+    Raises:
+        Unauthenticated: There are no credentials to be had.
+        Unanswered: No answer came.
+    """
+    loop = asyncio.get_running_loop()
+    for attempt in range(1, _ATTEMPTS + 1):
+        if not credentials.usable(loop.time()):
+            await converse(credentials.renew(now_on(loop)), transport)
+        signed = credentials.sign(evolve(request, headers={**HEADERS, **request.headers}), now_on(loop))
+        response = await transport(signed)
+        if not credentials.learn(signed, response, now_on(loop)) or attempt == _ATTEMPTS:
+            break
+    return response
+
+
+@frozen
+class Failure:
+    """
+    Why there is no new token.
+
+    Attributes:
+        reason: In the server's words where it had any.
+        denied: A person must mend something.
+        failures: In a row.
+        until: When the next try is due, on the loop clock.
+        told: The server itself said to wait until then.
+    """
+
+    reason: str
+    denied: bool
+    failures: int
+    until: float
+    told: bool
+
+
+class Renewal:
+    """
+    Renews one client's credentials in the background: before they end, at most one conversation at a time.
+
+    Args:
+        credentials: What to renew.
+        transport: One request out, one answer in.
+        done: Called when a conversation has ended, whatever came of it.
+        journal: Says what changes.
+    """
+
+    def __init__(
+        self, credentials: Credentials, transport: Transport, done: Callable[[], object], journal: Journal
+    ) -> None:
+        self._credentials = credentials
+        self._transport = transport
+        self._done = done
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self.failure: Failure | None = None
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a conversation is going on."""
+        return self._task is not None and not self._task.done()
+
+    def next_at(self) -> float:
+        """Return when the next conversation is due, on the loop clock; infinity if never."""
+        at = self._credentials.renew_at()
+        return at if self.failure is None else max(at, self.failure.until)
+
+    def tend(self, tasks: asyncio.TaskGroup, now: float) -> None:
+        """Start a conversation among *tasks* if one is due and none is under way."""
+        if not self.under_way and self.next_at() <= now:
+            self._task = tasks.create_task(self._renew(), name="riskbatch renews its credentials")
+
+    def hurry(self) -> None:
+        """Try again at once, for the last time, unless the server said when."""
+        if self.failure is not None and not self.failure.told:
+            self.failure = evolve(self.failure, until=self._loop.time())
+
+    def cancel(self) -> None:
+        """Give up the conversation that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _renew(self) -> None:
+        try:
+            await converse(self._credentials.renew(now_on(self._loop)), self._transport)
+            if self._credentials.usable(self._loop.time()):
+                self._succeeded()
+            else:
+                self._failed(Unauthenticated("no access token: it had ended before it came", denied=False))
+        except Unauthenticated as failure:
+            self._failed(failure)
+        except Exception:  # a defect of ours or of a custom transport must not take the sender down
+            logger.exception("a token request failed in an unexpected way", extra=facts("defect"))
+            self._failed(Unauthenticated("no access token: an unexpected error, see the log", denied=False))
+        finally:
+            self._done()
+
+    def _succeeded(self) -> None:
+        if self.failure is not None:
+            text, reason = f"there is a new access token, after: {self.failure.reason}", self.failure.reason
+            self._journal.say(logging.WARNING, "token_renewed", text, reason=reason)
+            self.failure = None
+
+    def _failed(self, why: Unauthenticated) -> None:
+        old = self.failure
+        failures = old.failures + 1 if old is not None else 1
+        wait = why.retry_after
+        if wait is None:
+            # Half of it is jitter: many clients must not come back at once, and none may come back at once.
+            wait = min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1.0)
+        reason = self._credentials.redact(why.reason)
+        told = why.retry_after is not None
+        self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)
+        if old is None or old.denied != why.denied or old.reason != reason:
+            text = f"{reason} ({'somebody must mend this' if why.denied else 'this should pass'})"
+            self._journal.say(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)

@@ -1,0 +1,1 @@
+"""Signals that outlive the process, in one SQLite file."""

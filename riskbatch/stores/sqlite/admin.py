@@ -1,0 +1,201 @@
+"""
+What operators do with a store's file: list, count, export, import and drop.
+
+Reading is allowed while a client runs, which does not notice. Changing is not: the file has one owner, and
+`import_signals` and `drop` raise `StoreError` while there is one.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+
+from attrs import frozen
+
+from ...errors import InvalidSignal, StoreError
+from ...signals import RiskLevel, RiskSignal
+from . import file
+from .file import Record
+
+_SLICE = 1_000  # rows a transaction, or a look
+
+
+@frozen
+class Settled:
+    """A signal that was settled not long ago; only with `SqliteStore(keep_settled=...)`."""
+
+    signal: RiskSignal
+    enqueued_at: datetime
+    settled_at: datetime
+    outcome: str
+    detail: dict[str, object]
+
+
+@frozen
+class FileStatistics:
+    """
+    What a file holds.
+
+    Attributes:
+        waiting: Signals by level.
+        oldest: When the first of each level came that has any.
+        expired: How many of those that wait have expired.
+        settled: Outcomes that are kept, by name.
+        size: Bytes of the file and its log.
+        owner: The process that has it open, by its lock file; `None` if there is none.
+    """
+
+    waiting: dict[RiskLevel, int]
+    oldest: dict[RiskLevel, datetime]
+    expired: int
+    settled: dict[str, int]
+    size: int
+    owner: int | None
+
+
+def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Record]:
+    """Yield what waits, in the order of sending, as it is at that moment; of one *level* or of all."""
+    with _reading(path) as db:
+        for each in RiskLevel:
+            if level in (None, each):
+                yield from _waiting(db, *file.span(each))
+
+
+def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Record]:
+    sql = "SELECT max(id) FROM (SELECT id FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT ?)"
+    while (last := file.value_of(db.execute(sql, (after, before, _SLICE)))) is not None:
+        yield from file.records(db, "id > ? AND id <= ? ORDER BY id", (after, last))
+        after = last
+
+
+def settled(path: str | os.PathLike[str]) -> Iterator[Settled]:
+    """Yield what is kept of settled signals, oldest first."""
+    sql = f"SELECT {file.COLUMNS}, settled_at, outcome, detail FROM settled ORDER BY settled_at, rowid"  # noqa: S608
+    with _reading(path) as db:
+        for *columns, came, ended, outcome, detail in db.execute(sql):
+            signal = file.to_signal(*columns)
+            yield Settled(signal, file.to_time(came), file.to_time(ended), outcome, json.loads(detail))
+
+
+def stats(path: str | os.PathLike[str]) -> FileStatistics:
+    """Count what the file holds."""
+    waiting, oldest = {}, {}
+    with _reading(path) as db:
+        for level in RiskLevel:
+            span = file.span(level)
+            waiting[level] = file.value_of(db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span))
+            sql = "SELECT enqueued_at FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT 1"
+            if first := db.execute(sql, span).fetchone():
+                oldest[level] = file.to_time(first[0])
+        now = (file.to_int(datetime.now(UTC)),)
+        expired = file.value_of(db.execute("SELECT count(*) FROM signals WHERE expires_at <= ?", now))
+        ended = dict(db.execute("SELECT outcome, count(*) FROM settled GROUP BY outcome"))
+    real = os.path.realpath(path)
+    size = sum(os.path.getsize(f"{real}{suffix}") for suffix in ("", "-wal") if os.path.exists(f"{real}{suffix}"))
+    return FileStatistics(waiting, oldest, expired, ended, size, _owner(real))
+
+
+def _owner(path: str) -> int | None:
+    """Return the process that the lock file names, if it lives: to try the lock could keep a client out."""
+    if path in file.locked_here:  # and to close the lock file would unlock it
+        return os.getpid()
+    try:
+        with open(f"{path}-lock") as lock:
+            pid = int(lock.read(20))
+        os.kill(pid, 0)
+    except (OSError, ValueError):
+        return None
+    return pid
+
+
+def export_signals(path: str | os.PathLike[str]) -> Iterator[dict[str, str]]:
+    """Yield what waits in the flat JSON form that `riskbatch send` and `import_signals` read."""
+    return (waiting.signal.to_json() for waiting in ls(path))
+
+
+def import_signals(path: str | os.PathLike[str], signals: Iterable[RiskSignal]) -> int:
+    """
+    Add *signals* to the file, which is made if it is not there, and return how many; the next client sends them.
+
+    A thousand are added at once or not at all. Importing a second time adds them a second time.
+
+    Raises:
+        StoreError: A client runs, or the file cannot be written.
+        InvalidSignal: One of them is no `RiskSignal`; the thousands before it were added.
+    """
+    count = 0
+    with _changing(path) as db:
+        number = (file.value_of(db.execute("SELECT max(id & ?) FROM signals", (file.NUMBER,))) or 0) + 1
+        left = iter(signals)
+        while chunk := list(islice(left, _SLICE)):
+            now = file.to_int(datetime.now(UTC))
+            for signal in chunk:
+                if not isinstance(signal, RiskSignal):
+                    raise InvalidSignal("signal", signal, "a RiskSignal")
+            with file.transaction(db):
+                file.insert(db, [(chunk, number + count)], now)
+            count += len(chunk)
+    return count
+
+
+def drop(
+    path: str | os.PathLike[str],
+    *,
+    row: int | None = None,
+    level: RiskLevel | None = None,
+    before: datetime | None = None,
+) -> int:
+    """
+    Remove what waits and fulfils every condition that is given, and return how many; they will not be sent.
+
+    Args:
+        path: The file.
+        row: As `ls` shows it.
+        level: Of this level.
+        before: Enqueued before this time.
+
+    Raises:
+        StoreError: A client runs, or the file cannot be written.
+    """
+    where: list[str] = ["1"]
+    values: list[int] = []
+    if row is not None:
+        where.append("id & ? = ?")
+        values += [file.NUMBER, row]
+    if level is not None:
+        where.append("id BETWEEN ? AND ?")
+        values += file.span(level)
+    if before is not None:
+        where.append("enqueued_at < ?")
+        values.append(file.to_int(before))
+    with _changing(path) as db:
+        with file.transaction(db):
+            count = db.execute(f"DELETE FROM signals WHERE {' AND '.join(where)}", values).rowcount  # noqa: S608 - constants
+        db.executescript("PRAGMA incremental_vacuum")  # `execute` would stop after one page
+        return count
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    real = os.path.realpath(path)
+    try:
+        if real not in file.locked_here:  # to close it would unlock it
+            file.recognize(real)
+        file.check_version(real)
+        with closing(file.reading(real)) as db:
+            yield db
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{real}: {error}") from error
+
+
+@contextmanager
+def _changing(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    real = os.path.realpath(path)
+    try:
+        with file.owned(real), closing(file.connect(real)) as db:
+            yield db
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"{real}: {error}") from error

@@ -1,0 +1,1 @@
+"""One queue and one budget for several processes, in Valkey or Redis."""

@@ -1,0 +1,111 @@
+"""
+A replica's conversation with the engine: numbered calls, each of them in time, and what both remember.
+
+The engine may be away, have lost its memory, or have a clock that was stepped. All of that shows in an answer, or in
+that there is none; then the replica says hello again, with what it remembers, before it does anything else.
+"""
+
+import asyncio
+import logging
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...log import Journal
+from .engine import Engine, identity, milliseconds
+
+TOLERANCE = 0.05  # seconds: a permit comes back so much later, and a call may come so much late
+_MOST_TOLERANCE = 1.0  # seconds, for an engine that is always late
+
+
+class Untimely(Exception):  # noqa: N818 - it passes
+    """A call was not carried out, because it came late or the engine's clock was stepped."""
+
+
+class Link:
+    """
+    One replica's calls. They are made one after the other.
+
+    Args:
+        engine: Of the fleet.
+        common: What every call tells.
+        journal: For what a person should know.
+
+    Attributes:
+        name: Of the replica.
+        greeted: Whether the engine knows what this replica remembers.
+        forgotten: The engine does not know what it has answered, and must be given back what is known here.
+        read_until: The last of the fleet's notices that was read.
+    """
+
+    def __init__(self, engine: Engine, common: Mapping[str, object], journal: Journal) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._journal = journal
+        self.name = identity()
+        self._common = {"replica": self.name, **common}
+        self._epoch: str | None = None
+        self._called = self._answered = 0  # calls: that were made; the last that was answered
+        self._untimely = 0  # calls in a row that came too late to be carried out
+        self.greeted = False
+        self.forgotten = False
+        self.read_until = "0-0"
+
+    async def call(self, step: str, given: Mapping[str, object] | None = None, signals: Sequence[str] = ()) -> Any:
+        """
+        Carry out a *step* of the script, and return what it tells.
+
+        Raises:
+            EngineAway: It may have been carried out, or not; a step that must not be done twice knows a repeated call.
+            Untimely: It was not.
+            StoreError: The engine refuses.
+        """
+        self._called += 1
+        known = {"call": self._called, "answered": self._answered, "epoch": self._epoch or "", **self._timely()}
+        told = {name: value for name, value in {**self._common, **known, **(given or {})}.items() if value is not None}
+        reply = await self._engine.call(step, told, signals)
+        if self._engine.clock.step:
+            self.greeted = False
+        if "untimely" in reply:
+            self._untimely += 1
+            raise Untimely
+        self._untimely = 0
+        self._answered = self._called
+        if reply["forgot"] and self._epoch is not None:
+            self.forgotten, self.greeted = True, False
+        return reply
+
+    def _timely(self) -> dict[str, object]:
+        """Return the span in which a call must be carried out, which is the wider the more often calls came late."""
+        span = self._engine.clock.span(self._loop.time())
+        if span is None:
+            return {}
+        late = min(TOLERANCE * 2.0**self._untimely, _MOST_TOLERANCE)
+        return {"not_before": math.floor(span[0] * 1000), "not_after": math.ceil((span[1] + late) * 1000)}
+
+    async def hello(self, permits: Sequence[tuple[str, float]]) -> None:
+        """Tell the engine of the *permits* that are out: names, and seconds until they come back."""
+        correction = self._correction() if self._engine.clock.step else {}
+        out = [(name, milliseconds(after)) for name, after in permits]
+        told = await self.call("hello", {"new_epoch": secrets.token_hex(8), "permits": out, **correction})
+        if self._epoch is None:
+            self.read_until = told["last"]
+            self._warn_of(told)
+        elif self.forgotten:
+            text = "the fleet's engine has lost some of its memory, and is given back what is known here"
+            self._journal.say(logging.ERROR, "engine_forgot", text)
+            self.read_until = "0-0"
+        self._epoch = told["epoch"]
+
+    def _correction(self) -> dict[str, object]:
+        clock = self._engine.clock
+        text = f"the clock of the fleet's engine was stepped by {clock.step:.3f} s, which is corrected"
+        self._journal.say(logging.WARNING, "engine_clock", text, step=clock.step)
+        return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
+
+    def _warn_of(self, told: Mapping[str, Any]) -> None:
+        if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
+            found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
+            text = f"the fleet's engine may lose signals: {found}"
+            self._journal.say(logging.WARNING, "engine_unsafe", text, reason=found)

@@ -28,8 +28,8 @@ from multidict import CIMultiDict
 import riskbatch as rb
 from benchmarks.table import ROUNDS, Row, in_turns, show
 from riskbatch.okta.wire import Request, Response
-from riskbatch.stores.sqlite.store import admin
-from riskbatch.stores.sqlite.store import file as sqlite_file
+from riskbatch.stores.sqlite import admin
+from riskbatch.stores.sqlite import file as sqlite_file
 
 PRODUCERS = 1000
 TAKEN = Response(202, CIMultiDict(), b"")

@@ -22,10 +22,10 @@ from attrs import field, frozen
 from .errors import ClientClosed, ConfigurationError, InvalidSignal
 from .inbox import Inbox
 from .limiter import Limiter, RateLimit
-from .log import facts
+from .log import log_fields
 from .okta.auth import Auth
 from .okta.environment import auth_from_env, check_org_url, org_url_from_env
-from .okta.transport import Around, Transport, open_session, over, through
+from .okta.transport import Middleware, Transport, aiohttp_transport, open_session, with_middleware
 from .okta.wire import MAX_SUBJECTS, PATH
 from .prioritizer import Prioritizer
 from .queue import MANY, Queue, WhenFull
@@ -204,7 +204,7 @@ class Client:
         self._transport = transport
         self._close_timeout = close_timeout
         self._watchers: list[Callable[[Sequence[Receipt]], object]] = []
-        self._around: list[Around] = []
+        self._middleware: list[Middleware] = []
         self._at_end: list[Callable[[Statistics], object]] = []
         self._life: asyncio.Task[None] | None = None
         self._closing = False
@@ -244,8 +244,8 @@ class Client:
         transport = self._transport
         if transport is None:
             session = self._session or (own_session := open_session())
-            transport = over(session)
-        transport = through(self._around, transport)
+            transport = aiohttp_transport(session)
+        transport = with_middleware(self._middleware, transport)
         make_sender = Replica if isinstance(self._queue, FleetQueue) else Sender
         self._sender = make_sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
         self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
@@ -253,7 +253,7 @@ class Client:
         _open_clients.add(self)
         self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
         waiting, limit = self._queue.waiting, self._limiter.window.limit
-        found = facts("opened", org=self._org, waiting=waiting, limit=limit)
+        found = log_fields("opened", org=self._org, waiting=waiting, limit=limit)
         logger.info("%s: open, and %d signals wait already", self._org, waiting, extra=found)
         return self
 
@@ -291,7 +291,7 @@ class Client:
         except Exception as error:
             reason = f"the sender failed: {type(error).__name__}"
             if not self._is_dropped():
-                text, extra = "the sender for %s failed; the client is closed", facts("crashed", org=self._org)
+                text, extra = "the sender for %s failed; the client is closed", log_fields("crashed", org=self._org)
                 logger.exception(text, self._org, extra=extra)
         except BaseException:  # a GeneratorExit, of which a TaskGroup makes a group or an error
             if not self._is_dropped():
@@ -324,13 +324,13 @@ class Client:
             warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
 
     def _say_closed(self, reason: str) -> None:
-        self._sender.journal.close()
+        self._sender.event_log.close()
         for tell in self._at_end:
             tell(self.statistics())
         ends = {kind.__name__.lower(): count for kind, count in self._queue.settled.items()}
         level = logging.WARNING if ends["abandoned"] and self._store is None else logging.INFO
         told = ", ".join(f"{count} {kind}" for kind, count in ends.items() if count) or "no signals"
-        found = facts("closed", org=self._org, reason=reason, **ends)
+        found = log_fields("closed", org=self._org, reason=reason, **ends)
         logger.log(level, "%s: closed, with %s", self._org, told, extra=found)
 
     def _bury(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
@@ -338,7 +338,7 @@ class Client:
         with suppress(RuntimeError):  # a closed loop, on which nobody waits any more
             self._queue.close(reason)
         self._inbox.abort(reason)
-        self._sender.journal.close()
+        self._sender.event_log.close()
         while self._queue.abandon(reason):
             pass
         self._queue.abort()
@@ -515,7 +515,7 @@ class Client:
         self,
         *,
         settled: Callable[[Sequence[Receipt]], object] | None = None,
-        request: Around | None = None,
+        request: Middleware | None = None,
         closed: Callable[[Statistics], object] | None = None,
     ) -> Callable[[], None]:
         """
@@ -533,7 +533,7 @@ class Client:
         """
         given: list[tuple[list[Any], Any]] = [
             (self._watchers, settled),
-            (self._around, request),
+            (self._middleware, request),
             (self._at_end, closed),
         ]
         kept = [(watchers, one) for watchers, one in given if one is not None]

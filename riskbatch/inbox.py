@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import dropwhile
 
 from .errors import ClientClosed, QueueFull, WrongLoop
-from .log import SELDOM, facts
+from .log import SELDOM, log_fields
 from .queue import Queue
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
@@ -143,7 +143,7 @@ class Inbox:
         if not self._failed_last and now >= self._quiet_until:
             self._quiet_until = now + SELDOM
             text = "a thread's signal was not admitted; this is said once until one is: %s"
-            logger.warning(text, error, extra=facts("not_admitted", reason=str(error), error=type(error).__name__))
+            logger.warning(text, error, extra=log_fields("not_admitted", reason=str(error), error=type(error).__name__))
         self._failed_last = True
 
     def _refuse_all(self, reason: str) -> None:

@@ -19,12 +19,12 @@ _USUAL_BURST = 10.0
 SELDOM = 60.0  # seconds for one line
 
 
-def facts(event: str, **found: object) -> dict[str, object]:
+def log_fields(event: str, **found: object) -> dict[str, object]:
     """Return the `extra` of a line that says *event*."""
     return {f"riskbatch_{name}": value for name, value in {"event": event, **found}.items()}
 
 
-class Journal:
+class EventLog:
     """
     The lines about one client's sending.
 
@@ -34,28 +34,28 @@ class Journal:
 
     def __init__(self, org: str) -> None:
         self._org = org
-        self._taps: dict[str, _Tap] = {}  # each made when it is needed
+        self._throttles: dict[str, LogThrottle] = {}  # each made when it is needed
 
-    def say(self, level: int, event: str, text: str, **found: object) -> None:
+    def emit(self, level: int, event: str, text: str, **found: object) -> None:
         """Write a line now, or within a minute, unless a newer one of its kind takes its place until then."""
         if logger.isEnabledFor(level):
             kind = event if event in _BURST else "state"
-            if kind not in self._taps:
-                self._taps[kind] = _Tap(_BURST.get(event, _USUAL_BURST))
-            self._taps[kind].pour(partial(self._write, level, event, text, found))
+            if kind not in self._throttles:
+                self._throttles[kind] = LogThrottle(_BURST.get(event, _USUAL_BURST))
+            self._throttles[kind].emit(partial(self._write, level, event, text, found))
 
     def _write(self, level: int, event: str, text: str, found: dict[str, object], held_back: int) -> None:
         more = f" (and {held_back} such changes before)" if held_back else ""
-        extra = facts(event, org=self._org, held_back=held_back, **found)
+        extra = log_fields(event, org=self._org, held_back=held_back, **found)
         logger.log(level, "%s: %s%s", self._org, text, more, extra=extra)
 
     def close(self) -> None:
         """Write what is held back."""
-        for tap in self._taps.values():
+        for tap in self._throttles.values():
             tap.close()
 
 
-class _Tap:
+class LogThrottle:
     """A token bucket that keeps the newest line it had no token for."""
 
     def __init__(self, burst: float) -> None:
@@ -66,7 +66,8 @@ class _Tap:
         self._held_back = 0
         self._timer: asyncio.TimerHandle | None = None
 
-    def pour(self, line: Callable[[int], None]) -> None:
+    def emit(self, line: Callable[[int], None]) -> None:
+        """Write *line* now, or when there is a token for it, unless a newer one takes its place."""
         now = self._loop.time()
         self._tokens = min(self._burst, self._tokens + (now - self._at) / SELDOM)
         self._at = now
@@ -87,6 +88,7 @@ class _Tap:
             held(count)
 
     def close(self) -> None:
+        """Write the line that is held back, if there is one."""
         if self._timer is not None:
             self._timer.cancel()
             self._release()

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from .batcher import Batch
 from .errors import ClientClosed, QueueFull
 from .lanes import Entry
-from .log import SELDOM, facts
+from .log import SELDOM, log_fields
 from .okta.wire import MAX_EVENTS
 from .prioritizer import Demand, Prioritizer
 from .receipts import PAD, Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
@@ -479,7 +479,7 @@ class Queue:
             self.hook_errors += 1
             if not self._hooks_failed_last and self._loop.time() >= self._hooks_quiet_until:
                 self._hooks_quiet_until = self._loop.time() + SELDOM
-                text, extra = "on_settled raised; this is said once until it succeeds again", facts("hook_failed")
+                text, extra = "on_settled raised; this is said once until it succeeds again", log_fields("hook_failed")
                 logger.exception(text, extra=extra)
             self._hooks_failed_last = True
         else:

@@ -17,7 +17,7 @@ from attrs import define, evolve, frozen
 
 from .batcher import Batch, split
 from .limiter import Limiter
-from .log import Journal, facts
+from .log import EventLog, log_fields
 from .okta.auth import Credentials
 from .okta.renewal import Renewal, now_on
 from .okta.transport import HEADERS, Transport, Unanswered
@@ -118,8 +118,8 @@ class Sender:
         self._limiter = limiter
         self._transport = transport
         self._credentials = credentials
-        self.journal = Journal(url.removesuffix(PATH))
-        self._renewal = Renewal(credentials, transport, queue.wake, self.journal)
+        self.event_log = EventLog(url.removesuffix(PATH))
+        self._renewal = Renewal(credentials, transport, queue.wake, self.event_log)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -168,7 +168,7 @@ class Sender:
         if self._drain_by is None:
             left, waiting = until - self._loop.time(), self._queue.waiting
             text = f"draining, {waiting} signals wait for up to {left:.0f} s"
-            self.journal.say(logging.INFO, "draining", text, waiting=waiting, timeout=left)
+            self.event_log.emit(logging.INFO, "draining", text, waiting=waiting, timeout=left)
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
@@ -260,7 +260,9 @@ class Sender:
             if self.trouble is None or self.trouble.reason != reason:
                 shown = self._credentials.redact(traceback.format_exc())  # which may show what the request holds
                 logger.error(
-                    "a request failed in an unexpected way; its signals are put back\n%s", shown, extra=facts("defect")
+                    "a request failed in an unexpected way; its signals are put back\n%s",
+                    shown,
+                    extra=log_fields("defect"),
                 )
             return Unavailable(reason, may_have_arrived=True)
 
@@ -276,7 +278,7 @@ class Sender:
     def _say_limit(self, before: int) -> None:
         limit = self._limiter.window.limit
         text = f"the server's headers allow {limit} requests a window now, {before} before"
-        self.journal.say(logging.INFO, "limit", text, limit=limit, before=before)
+        self.event_log.emit(logging.INFO, "limit", text, limit=limit, before=before)
 
     def _say_throttled(self, now: float) -> None:
         if self._throttled_at is None:
@@ -284,7 +286,7 @@ class Sender:
             hold = self._limiter.held_until - now
             text = f"the requests of this window are used up; nothing is sent for {hold:.0f} s"
             found = {"resumes_after": hold, "waiting": self._queue.waiting, "limit": self._limiter.window.limit}
-            self.journal.say(logging.WARNING, "throttled", text, **found)
+            self.event_log.emit(logging.WARNING, "throttled", text, **found)
 
     def _clean(self, said: str | None) -> str | None:
         """Return a server's words as one bounded line, without credentials that it echoes."""
@@ -341,8 +343,8 @@ class Sender:
             rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.land(entries, lambda _: rejected)
             text = f"Okta refused a signal: {code} {reason}"
-            logger.debug("%s", text, extra=facts("signal_refused", code=code, reason=reason))
-            self.journal.say(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
+            logger.debug("%s", text, extra=log_fields("signal_refused", code=code, reason=reason))
+            self.event_log.emit(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return
         # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
         believed = max(entry.attempts for entry in entries) <= _BELIEVED
@@ -374,7 +376,7 @@ class Sender:
             event = "paused" if denied else "slowed"
             state = "paused until the server accepts again" if denied else "slowed down"
             text = f"sending is {state}: {reason}"
-            self.journal.say(logging.WARNING, event, text, reason=reason, waiting=self._queue.waiting)
+            self.event_log.emit(logging.WARNING, event, text, reason=reason, waiting=self._queue.waiting)
         return until
 
     def _recovered(self) -> None:
@@ -382,10 +384,10 @@ class Sender:
         if self.trouble is not None:
             reason, after = self.trouble.reason, now - self.trouble.began_at
             text = f"sending again, after {after:.0f} s of: {reason}"
-            self.journal.say(logging.WARNING, "resumed", text, reason=reason, after=after)
+            self.event_log.emit(logging.WARNING, "resumed", text, reason=reason, after=after)
             self.trouble = self._throttled_at = None
         elif self._throttled_at is not None and now >= self._limiter.held_until:
             after = now - self._throttled_at
             text = f"sending again, {after:.0f} s after the requests of a window were used up"
-            self.journal.say(logging.INFO, "resumed", text, reason=None, after=after)
+            self.event_log.emit(logging.INFO, "resumed", text, reason=None, after=after)
             self._throttled_at = None

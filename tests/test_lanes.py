@@ -21,7 +21,7 @@ LOW = RiskLevel.LOW
 numbers = count(1)
 
 
-def facts(entry):
+def log_fields(entry):
     return (
         entry.signal,
         entry.number,
@@ -70,16 +70,16 @@ def test_a_lane_is_in_order_whatever_comes_and_goes_in_its_middle(seed, monkeypa
         new = entry(deadline=rng.choice([None, 5.0]), admitted_at=float(rng.random()))
         if what == "append":
             lane.append(new)
-            model.append(facts(new))
+            model.append(log_fields(new))
         elif what == "stand":
             new = Entry(new.signal, new.number, new.admitted_at, row=rng.choice([None, 7]))
             stand(lane, new.signal, new.number, new.admitted_at, new.row)
-            model.append(facts(new))
+            model.append(log_fields(new))
         elif what == "merge":
             for back in [out.pop(rng.randrange(len(out))) for _ in range(min(len(out), rng.randint(0, 12)))]:
                 back.attempts += 1
                 lane.merge(back)
-                model.append(facts(back))
+                model.append(log_fields(back))
             model.sort(key=lambda each: each[2])
         elif what == "absent" and out:
             gone = rng.choice(out).place
@@ -87,9 +87,9 @@ def test_a_lane_is_in_order_whatever_comes_and_goes_in_its_middle(seed, monkeypa
         elif what == "pop" and model:
             gone = model.pop(rng.randrange(len(model)))
             out.append(lane.pop(gone[2]))
-            assert facts(out[-1]) == gone
+            assert log_fields(out[-1]) == gone
         elif what == "first" and model:
-            assert facts(lane.first) == model[0]
+            assert log_fields(lane.first) == model[0]
             out.append(lane.pop(model.pop(0)[2]))
         elif what == "pack":
             lane.pack(rng.randint(1, 3))
@@ -99,7 +99,7 @@ def test_a_lane_is_in_order_whatever_comes_and_goes_in_its_middle(seed, monkeypa
         assert lane.since == (model[0][3] if model else math.inf)
         assert all(run.places for run in lane._runs)
         if rng.random() < 0.1:
-            assert [facts(each) for each in standing(lane)] == model
+            assert [log_fields(each) for each in standing(lane)] == model
 
 
 times = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
@@ -141,12 +141,12 @@ def test_packing_forgets_nothing(described):
             made.deadline, made.row, made.attempts, made.may_have_arrived = deadline, row, attempts, arrived
             made.place -= 1  # inherited
             lane.append(made)
-        kept.append(facts(made))
+        kept.append(log_fields(made))
     lane.tail.pack()
     assert not any(isinstance(fact, (Entry, RiskSignal)) for column in lane.tail.cells for fact in column)
     assert list(lane.signals()) == [signal for signal, *_ in described]
     lane.tail.unpack()
-    assert [facts(each) for each in standing(lane)] == kept
+    assert [log_fields(each) for each in standing(lane)] == kept
 
 
 def test_the_collector_overlooks_a_long_line():

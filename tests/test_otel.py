@@ -221,7 +221,7 @@ async def test_it_can_be_ended_and_begun_again(telemetry):
         again.uninstrument()
         again.uninstrument()
         assert telemetry.points("riskbatch.signals.admitted") == {(): 40}
-        assert c._watchers == c._around == c._at_end == []
+        assert c._watchers == c._middleware == c._at_end == []
     assert len(telemetry.spans.get_finished_spans()) == 2
 
 

@@ -20,7 +20,7 @@ from ..okta.auth import RISK_EVENTS_SCOPE, Auth, ServiceApp, Unauthenticated
 from ..okta.environment import auth_from_env, check_org_url, org_url_from_env
 from ..okta.providers import MANAGE_SCOPE, NO_CLIENT, READ_SCOPE, RiskProvider, list_providers
 from ..okta.renewal import call, converse, now_on
-from ..okta.transport import HEADERS, Transport, Unanswered, open_session, over
+from ..okta.transport import HEADERS, Transport, Unanswered, aiohttp_transport, open_session
 from ..okta.wire import (
     PATH,
     Budget,
@@ -76,7 +76,7 @@ def doctor(options: argparse.Namespace) -> int:
 async def _doctor(options: argparse.Namespace) -> int:
     faults = 0
     async with open_session() as session:
-        async for finding in examine(over(session), options.org_url, options.send):
+        async for finding in examine(aiohttp_transport(session), options.org_url, options.send):
             print(finding, flush=True)
             faults += finding.state == "mend"
     print("all is well" if not faults else f"{counted(faults, 'thing')} to mend")

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from attrs import evolve, frozen
 
-from ..log import facts
+from ..log import log_fields
 from .auth import Conversation, Now, ServiceApp, Unauthenticated, redact
 from .keys import SigningKey, token_hash
 from .wire import OAuthError, Request, Response, budgets, date_of, describe, error_code, oauth_error, plain
@@ -182,7 +182,7 @@ class AppCredentials:
         missing = frozenset(self._app.scopes) - token.scopes
         if missing and missing != self._told_missing:
             text, scopes = "%s was not granted %s: grant it to the app under Okta API Scopes", " ".join(sorted(missing))
-            logger.warning(text, self._app.client_id, scopes, extra=facts("scope_missing", scopes=scopes))
+            logger.warning(text, self._app.client_id, scopes, extra=log_fields("scope_missing", scopes=scopes))
         self._told_missing = missing
 
     def _failure(self, response: Response, why: str = "", *, denied: bool | None = None) -> Unauthenticated:

@@ -24,7 +24,7 @@ from ..errors import AuthError, ConfigurationError, RequestFailed
 from .auth import Auth, Credentials, Unauthenticated
 from .environment import auth_from_env, check_org_url, org_url_from_env
 from .renewal import call
-from .transport import Transport, Unanswered, open_session, over
+from .transport import Transport, Unanswered, aiohttp_transport, open_session
 from .wire import Request, Response, describe, error_code, plain
 
 PATH = "/api/v1/risk/providers"
@@ -167,7 +167,7 @@ class Providers:
     async def __aenter__(self) -> Self:
         if self._transport is None:
             self._session = open_session()
-            self._transport = over(self._session)
+            self._transport = aiohttp_transport(self._session)
         return self
 
     async def __aexit__(

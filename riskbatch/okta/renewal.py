@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
-from ..log import Journal, facts
+from ..log import EventLog, log_fields
 from .auth import Conversation, Credentials, Now, Unauthenticated
 from .transport import HEADERS, Transport, Unanswered
 from .wire import Request, Response
@@ -99,16 +99,16 @@ class Renewal:
         credentials: What to renew.
         transport: One request out, one answer in.
         done: Called when a conversation has ended, whatever came of it.
-        journal: Says what changes.
+        event_log: Says what changes.
     """
 
     def __init__(
-        self, credentials: Credentials, transport: Transport, done: Callable[[], object], journal: Journal
+        self, credentials: Credentials, transport: Transport, done: Callable[[], object], event_log: EventLog
     ) -> None:
         self._credentials = credentials
         self._transport = transport
         self._done = done
-        self._journal = journal
+        self._journal = event_log
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self.failure: Failure | None = None
@@ -148,7 +148,7 @@ class Renewal:
         except Unauthenticated as failure:
             self._failed(failure)
         except Exception:  # a defect of ours or of a custom transport must not take the sender down
-            logger.exception("a token request failed in an unexpected way", extra=facts("defect"))
+            logger.exception("a token request failed in an unexpected way", extra=log_fields("defect"))
             self._failed(Unauthenticated("no access token: an unexpected error, see the log", denied=False))
         finally:
             self._done()
@@ -156,7 +156,7 @@ class Renewal:
     def _succeeded(self) -> None:
         if self.failure is not None:
             text, reason = f"there is a new access token, after: {self.failure.reason}", self.failure.reason
-            self._journal.say(logging.WARNING, "token_renewed", text, reason=reason)
+            self._journal.emit(logging.WARNING, "token_renewed", text, reason=reason)
             self.failure = None
 
     def _failed(self, why: Unauthenticated) -> None:
@@ -171,4 +171,4 @@ class Renewal:
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)
         if old is None or old.denied != why.denied or old.reason != reason:
             text = f"{reason} ({'somebody must mend this' if why.denied else 'this should pass'})"
-            self._journal.say(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)
+            self._journal.emit(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)

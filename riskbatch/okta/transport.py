@@ -40,7 +40,7 @@ class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
 
 
 Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
-Around: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
+Middleware: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
 
 
 def open_session() -> aiohttp.ClientSession:
@@ -48,7 +48,7 @@ def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
 
 
-def over(session: aiohttp.ClientSession) -> Transport:
+def aiohttp_transport(session: aiohttp.ClientSession) -> Transport:
     """Return a transport over *session*, which stays the caller's to close."""
 
     async def send(request: Request) -> Response:
@@ -66,20 +66,20 @@ def over(session: aiohttp.ClientSession) -> Transport:
     return send
 
 
-def through(around: Sequence[Around], transport: Transport) -> Transport:
-    """Return *transport* within whatever is in *around* at each request; the last is the outermost."""
+def with_middleware(middleware: Sequence[Middleware], transport: Transport) -> Transport:
+    """Return *transport* within whatever is in *middleware* at each request; the last is the outermost."""
 
     async def send(request: Request) -> Response:
         out = transport
-        for each in around:
+        for each in middleware:
             out = partial(_pass, each, out)
         return await out(request)
 
     return send
 
 
-def _pass(around: Around, transport: Transport, request: Request) -> Awaitable[Response]:
-    return around(request, transport)
+def _pass(middleware: Middleware, transport: Transport, request: Request) -> Awaitable[Response]:
+    return middleware(request, transport)
 
 
 async def _exchange(session: aiohttp.ClientSession, request: Request) -> Response:

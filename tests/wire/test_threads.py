@@ -78,7 +78,7 @@ async def test_many_threads_hand_in_and_every_signal_arrives_once(durable, tmp_p
 
 async def test_with_a_store_the_future_means_on_disk(tmp_path):
     """Once `result()` has returned, another process would find the signal."""
-    from riskbatch.stores.sqlite.store import admin
+    from riskbatch.stores.sqlite import admin
 
     async with fast(Gate(), store=rb.SqliteStore(tmp_path / "s.db"), close_timeout=0) as c:
         receipt = await in_thread(lambda: c.enqueue_threadsafe(signal(1, "HIGH")).result(SOON))

@@ -12,7 +12,7 @@ import pytest
 
 from riskbatch.emulator import Fault, OktaEmulator
 from riskbatch.okta import transport as transport_module
-from riskbatch.okta.transport import HEADERS, Unanswered, open_session, over
+from riskbatch.okta.transport import HEADERS, Unanswered, aiohttp_transport, open_session
 from riskbatch.okta.wire import MAX_ANSWER, Request, Response
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -85,9 +85,9 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 async def exchange(url: str, session: aiohttp.ClientSession | None = None) -> Response:
     request = Request("POST", f"{url}/api", HEADERS | {"Authorization": f"SSWS {SECRET}"}, b"[]")
     if session is not None:
-        return await over(session)(request)
+        return await aiohttp_transport(session)(request)
     async with open_session() as own:
-        return await over(own)(request)
+        return await aiohttp_transport(own)(request)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ async def test_the_users_session_is_used_as_it_is_and_stays_open():
     async with OktaEmulator() as okta, aiohttp.ClientSession(raise_for_status=True) as session:
         okta.faults = [Fault.rate_limited(), Fault.error(401, "E0000011")]
         request = Request("POST", f"{okta.url}/api/v1/risk/events/ip", HEADERS, b"[]")
-        limited, denied = await over(session)(request), await over(session)(request)
+        limited, denied = await aiohttp_transport(session)(request), await aiohttp_transport(session)(request)
         assert (limited.status, denied.status) == (429, 401)
         assert limited.headers["X-Rate-Limit-Remaining"] == "0"
         assert not session.closed
@@ -209,7 +209,7 @@ async def test_no_redirect_is_followed(status):
         okta.faults = [Fault.redirect(other, status)]
         request = Request("POST", f"{okta.url}/api/v1/risk/events/ip", HEADERS, b"[]")
         async with open_session() as session:
-            assert (await over(session)(request)).status == status
+            assert (await aiohttp_transport(session)(request)).status == status
     assert not elsewhere
 
 
@@ -230,7 +230,7 @@ async def test_an_answer_of_any_size_is_cut(impatient):
     async with OktaEmulator() as okta, open_session() as session:
         okta.faults = [Fault.oversized()]
         request = Request("POST", f"{okta.url}/api/v1/risk/events/ip", HEADERS, b"[]")
-        assert len((await over(session)(request)).body) == MAX_ANSWER
+        assert len((await aiohttp_transport(session)(request)).body) == MAX_ANSWER
 
 
 async def test_a_compressed_bomb_stays_small():

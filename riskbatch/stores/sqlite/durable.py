@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import ClientClosed, QueueFull, StoreError
 from ...lanes import Entry
-from ...log import facts
+from ...log import log_fields
 from ...prioritizer import Demand
 from ...queue import SLICE, Queue, _is_past
 from ...receipts import Abandoned, Expired, Receipt, Superseded
@@ -164,7 +164,7 @@ class DurableQueue(Queue):
         return entries
 
     def _lose(self, level: RiskLevel) -> None:
-        lost = facts("store_failed", reason="unreadable", count=self._cold[level])
+        lost = log_fields("store_failed", reason="unreadable", count=self._cold[level])
         logger.error("the store has %d %s that cannot be read; they stay", self._cold[level], level.value, extra=lost)
         self._count(-self._cold[level])
         self._uncount(level)
@@ -202,7 +202,7 @@ class DurableQueue(Queue):
                 except StoreError as error:
                     if not self._unreadable:  # it is tried again every second
                         text, found = "the store cannot be read, younger signals go first meanwhile: %s", str(error)
-                        logger.error(text, error, extra=facts("store_failed", reason=found))
+                        logger.error(text, error, extra=log_fields("store_failed", reason=found))
                     self._unreadable = True
                     self.wake()
                     await asyncio.sleep(_RETRY)
@@ -254,7 +254,7 @@ class DurableQueue(Queue):
         try:
             due, later = await self._store.due(self._wall + timedelta(seconds=now), SLICE)
         except StoreError as error:
-            logger.error("the store cannot be read: %s", error, extra=facts("store_failed", reason=str(error)))
+            logger.error("the store cannot be read: %s", error, extra=log_fields("store_failed", reason=str(error)))
             self._cold_expire_at = self._loop.time() + _RETRY
         else:
             self._set_cold_expiry(later)
@@ -508,4 +508,4 @@ class DurableQueue(Queue):
         try:
             closing.result()
         except StoreError:
-            logger.exception("the store was not closed cleanly", extra=facts("store_failed"))
+            logger.exception("the store was not closed cleanly", extra=log_fields("store_failed"))

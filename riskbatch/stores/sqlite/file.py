@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import frozen
 
 from ...errors import InvalidSignal, StoreError
-from ...log import facts
+from ...log import log_fields
 from ...signals import RiskLevel, RiskSignal
 
 logger = logging.getLogger("riskbatch")
@@ -212,7 +212,7 @@ def _guard_mode(path: str) -> None:
 def create(path: str) -> None:
     """Make an empty store beside, and put it in place at once: it is there as a whole or not at all."""
     new = f"{path}-new"
-    for leftover in (new, f"{new}-journal"):
+    for leftover in (new, f"{new}-event_log"):
         with suppress(FileNotFoundError):
             os.unlink(leftover)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -376,7 +376,7 @@ def records(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> l
         try:
             found.append(_record(row, suspect_until))
         except (InvalidSignal, TypeError, ValueError, OverflowError, IndexError) as error:
-            unread = facts("store_failed", reason="unreadable", count=1)
+            unread = log_fields("store_failed", reason="unreadable", count=1)
             logger.error("row %s of the store is no signal: %s", row[0], error, extra=unread)
     return found
 

@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 
 from ...errors import ConfigurationError, StoreError
 from ...lanes import Entry
-from ...log import facts
+from ...log import log_fields
 from ...signals import RiskLevel, RiskSignal
 from . import file
 from .file import Bookmark, Held, Record, Synchronous
@@ -217,7 +217,7 @@ class SqliteStore:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait({gone})
         if not gone.cancelled() and gone.exception() is not None:
-            text, found = "a cancelled signal could not be withdrawn from %s yet", facts("store_failed")
+            text, found = "a cancelled signal could not be withdrawn from %s yet", log_fields("store_failed")
             logger.error(text, self.path, extra=found)
 
     async def load(self, level: RiskLevel, after: int, limit: int) -> list[Record]:
@@ -307,7 +307,7 @@ class SqliteStore:
             failure = error if isinstance(error, StoreError) else StoreError(f"{self.path}: {error}")
             self._fail(failure, opened)
         except BaseException as error:
-            logger.exception("the writer of %s failed", self.path, extra=facts("store_failed"))
+            logger.exception("the writer of %s failed", self.path, extra=log_fields("store_failed"))
             self._fail(StoreError(f"{self.path}: {type(error).__name__}"), opened)
         finally:
             self._post([(self._ended, None)])
@@ -332,14 +332,16 @@ class SqliteStore:
             group.changes = owed + group.changes
             owed = self._write(db, group)
             if self._owes and not owed:
-                logger.warning("%s has been told of all that is settled", self.path, extra=facts("store_recovered"))
+                logger.warning(
+                    "%s has been told of all that is settled", self.path, extra=log_fields("store_recovered")
+                )
                 self._owes = False
             if isinstance(last, _Ask):
                 self._answer(db, last)
             elif isinstance(last, _Stop):
                 if owed:
                     text = "%s could not be told of what is settled; it will be sent again"
-                    logger.error(text, self.path, extra=facts("store_failed"))
+                    logger.error(text, self.path, extra=log_fields("store_failed"))
                 return
             if dirty and time.monotonic() >= tidy_at:
                 with suppress(sqlite3.Error):
@@ -379,7 +381,7 @@ class SqliteStore:
             owed = [change for change in changes if not isinstance(change, _Turn)]
             if owed and not self._owes:  # it is tried again every second
                 text, found = "%s cannot be told of what is settled, trying again: %s", str(error)
-                logger.error(text, self.path, error, extra=facts("store_failed", reason=found))
+                logger.error(text, self.path, error, extra=log_fields("store_failed", reason=found))
             self._owes = self._owes or bool(owed)
             return owed
         self._report([*group.adds, *group.changes], None)

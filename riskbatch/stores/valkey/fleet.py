@@ -23,7 +23,7 @@ from ...batcher import Batch
 from ...errors import ClientClosed, InvalidSignal, QueueFull, StoreError
 from ...lanes import Entry
 from ...limiter import Limiter
-from ...log import Journal, facts
+from ...log import EventLog, log_fields
 from ...queue import SLICE, Queue
 from ...receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from ...sender import backoff
@@ -76,7 +76,7 @@ class FleetQueue(Queue):
         self._lease = store.lease
         self._buffer = store.buffer
         self._org = org
-        self._journal = Journal(org)
+        self._journal = EventLog(org)
         self._engine = store.connect(org)
         common = {
             "rate": {"requests": rate.requests, "period": milliseconds(self._period)},
@@ -184,7 +184,10 @@ class FleetQueue(Queue):
     def _fail(self, error: Exception) -> None:
         """Tell everybody who waits that it will not get better."""
         failure = StoreError(f"the fleet failed: {type(error).__name__}")
-        text, lost = "the fleet of %s failed, which is a defect; the client is closed", facts("crashed", org=self._org)
+        text, lost = (
+            "the fleet of %s failed, which is a defect; the client is closed",
+            log_fields("crashed", org=self._org),
+        )
         logger.error(text, self._engine.name, exc_info=error, extra=lost)
         self.close(str(failure))
         self._refuse_all(failure)
@@ -204,7 +207,7 @@ class FleetQueue(Queue):
     def _note_away(self, reason: str) -> None:
         if self.fleet.away is None:
             text = f"the fleet's engine is away, nothing is sent: {reason}"
-            self._journal.say(logging.WARNING, "engine_away", text, reason=reason)
+            self._journal.emit(logging.WARNING, "engine_away", text, reason=reason)
         self.fleet = attrs.evolve(self.fleet, away=reason)
         self._link.greeted = False
         self._work.set()
@@ -218,7 +221,7 @@ class FleetQueue(Queue):
             await self._hello()
             if self.fleet.away:
                 text = f"the fleet's engine answers again, after: {self.fleet.away}"
-                self._journal.say(logging.WARNING, "engine_back", text, reason=self.fleet.away)
+                self._journal.emit(logging.WARNING, "engine_back", text, reason=self.fleet.away)
                 self.fleet = attrs.evolve(self.fleet, away=None)
         await self._send_answers()
         if self._adding or self._has_pending():
@@ -610,7 +613,7 @@ class FleetQueue(Queue):
             signal = RiskSignal.from_json(json.loads(text))
         except (InvalidSignal, ValueError) as error:
             text = "the fleet has a signal that cannot be read, and is dropped: %s"
-            logger.error(text, error, extra=facts("store_failed", reason="unreadable", count=1))
+            logger.error(text, error, extra=log_fields("store_failed", reason="unreadable", count=1))
             return None
         return Entry(signal, 0, self._loop.time(), row=number)
 

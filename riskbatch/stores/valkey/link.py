@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...log import Journal
+from ...log import EventLog
 from .engine import Engine, identity, milliseconds
 
 TOLERANCE = 0.05  # seconds: a permit comes back so much later, and a call may come so much late
@@ -30,7 +30,7 @@ class Link:
     Args:
         engine: Of the fleet.
         common: What every call tells.
-        journal: For what a person should know.
+        event_log: For what a person should know.
 
     Attributes:
         name: Of the replica.
@@ -39,10 +39,10 @@ class Link:
         read_until: The last of the fleet's notices that was read.
     """
 
-    def __init__(self, engine: Engine, common: Mapping[str, object], journal: Journal) -> None:
+    def __init__(self, engine: Engine, common: Mapping[str, object], event_log: EventLog) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
-        self._journal = journal
+        self._journal = event_log
         self.name = identity()
         self._common = {"replica": self.name, **common}
         self._epoch: str | None = None
@@ -94,18 +94,18 @@ class Link:
             self._warn_of(told)
         elif self.forgotten:
             text = "the fleet's engine has lost some of its memory, and is given back what is known here"
-            self._journal.say(logging.ERROR, "engine_forgot", text)
+            self._journal.emit(logging.ERROR, "engine_forgot", text)
             self.read_until = "0-0"
         self._epoch = told["epoch"]
 
     def _correction(self) -> dict[str, object]:
         clock = self._engine.clock
         text = f"the clock of the fleet's engine was stepped by {clock.step:.3f} s, which is corrected"
-        self._journal.say(logging.WARNING, "engine_clock", text, step=clock.step)
+        self._journal.emit(logging.WARNING, "engine_clock", text, step=clock.step)
         return {"step": round(clock.step * 1000), "skew_from": clock.skew, "not_before": None, "not_after": None}
 
     def _warn_of(self, told: Mapping[str, Any]) -> None:
         if not told["append_only"] or told["eviction"] not in ("noeviction", "unknown"):
             found = f"appendonly {'yes' if told['append_only'] else 'no'}, maxmemory-policy {told['eviction']}"
             text = f"the fleet's engine may lose signals: {found}"
-            self._journal.say(logging.WARNING, "engine_unsafe", text, reason=found)
+            self._journal.emit(logging.WARNING, "engine_unsafe", text, reason=found)

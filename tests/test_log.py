@@ -11,7 +11,7 @@ from fake_org import WALL, FakeOrg, client, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.log import Journal
+from riskbatch.log import EventLog
 
 HOUSE = Path(rb.__file__).parent
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -142,17 +142,17 @@ async def test_a_flapping_server_is_a_line_a_minute_and_the_last_state_is_always
 
 async def test_the_newest_state_takes_the_place_of_those_held_back(caplog):
     """Of a hundred changes within a second ten are said, then the last, a minute later or at the end."""
-    for end in (lambda journal: asyncio.sleep(61), lambda journal: asyncio.sleep(0, journal.close())):
+    for end in (lambda event_log: asyncio.sleep(61), lambda event_log: asyncio.sleep(0, event_log.close())):
         caplog.clear()
-        journal = Journal("https://acme.okta.com")
+        event_log = EventLog("https://acme.okta.com")
         for number in range(100):
-            journal.say(logging.WARNING, "paused", f"number {number}", reason=str(number))
+            event_log.emit(logging.WARNING, "paused", f"number {number}", reason=str(number))
         assert [r.riskbatch_reason for r in caplog.records] == [str(number) for number in range(10)]
-        await end(journal)
+        await end(event_log)
         assert caplog.records[-1].riskbatch_reason == "99"
         assert caplog.records[-1].riskbatch_held_back == 89
         assert len(caplog.records) == 11
-        journal.close()
+        event_log.close()
 
 
 async def test_a_hook_that_fails_every_other_time_is_a_line_a_minute(caplog):
@@ -179,12 +179,12 @@ async def test_nothing_is_said_per_signal(caplog):
 
 
 def events_in_the_code():
-    """Find what is given to `facts` and to `Journal.say`."""
+    """Find what is given to `log_fields` and to `EventLog.emit`."""
     for path in HOUSE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "facts":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "log_fields":
                 yield node.args[0]
-            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "say" and len(node.args) == 3:
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "emit" and len(node.args) == 3:
                 yield node.args[1]
 
 

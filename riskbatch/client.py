@@ -2,42 +2,29 @@
 
 import asyncio
 import concurrent.futures
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self, Unpack
 
 import aiohttp
 
 from .arguments import ClientOptions, check_options, check_seconds
-from .capacity import Capacity
-from .dispatcher import LocalDispatcher
 from .errors import ClientClosed, InvalidSignal
+from .lifespan import CLOSED, Lifespan, Observers
 from .limiter import Limiter, RateLimit
-from .log import log_fields
 from .okta.auth import Auth
 from .okta.environment import auth_from_env, check_org_url, org_url_from_env
-from .okta.transport import Middleware, Transport, aiohttp_transport, open_session, with_middleware
-from .okta.wire import PATH
-from .prioritizer import Prioritizer, oldest
-from .queue import MANY, Books, Queue, WhenFull
-from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
-from .sender import Sender
+from .okta.transport import Middleware, Transport
+from .queue import MANY, WhenFull
+from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
 from .statistics import Statistics
 from .stores import Store
 from .stores.valkey.engine import ValkeyStore
-from .threads import Handoff, LoopFuture, check_loop, runs_here
-
-logger = logging.getLogger("riskbatch")
+from .threads import LoopFuture, check_loop, runs_here
 
 _NOT_OPEN = "the client is not open: use `async with`"
-_CLOSED = "the client is closed"
-_CANCELLED = "the client's task was cancelled from outside"
-_DROPPED = "the client was dropped, or its event loop closed, while it was open"
-_GRACE = 1.0  # seconds that closing gives to what threads have just submitted: time enough for a disk
 
 
 class Client:
@@ -109,12 +96,8 @@ class Client:
         }
         check_options(self._options)
         self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)
-        self._watchers: list[Callable[[Sequence[Receipt]], object]] = []
-        self._middleware: list[Middleware] = []
-        self._at_end: list[Callable[[Statistics], object]] = []
-        self._life: asyncio.Task[None] | None = None
-        self._is_ending = False  # nothing is sent any more; what is left is being settled
-        self._refusal: str | None = _NOT_OPEN
+        self._observers = Observers()
+        self._life: Lifespan | None = None
 
     @classmethod
     def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
@@ -141,111 +124,14 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
-        self._loop = asyncio.get_running_loop()
-        credentials = self._options["auth"].for_org(self._org)
-        self._queue = self._make_queue()
-        self._handoff: Handoff[Receipt] = Handoff(self._queue.admit, self._options["capacity"])
-        own_session = None
-        transport = self._options["transport"]
-        if transport is None:
-            session = self._options["session"] or (own_session := open_session())
-            transport = aiohttp_transport(session)
-        transport = with_middleware(self._middleware, transport)
-        dispatcher = LocalDispatcher(self._queue, self._limiter)
-        rate, url = self._limiter.window.rate, f"{self._org}{PATH}"
-        self._sender = Sender(self._queue, dispatcher, rate, transport, credentials, url)
-        self._limiter.watch(self._queue.alarm.ring)
-        self._life = asyncio.create_task(self._run(own_session), name=f"riskbatch client for {self._org}")
-        self._life.add_done_callback(lambda _: self._abort(_CANCELLED, own_session))
-        self._refusal = None
-        waiting, limit = self._queue.waiting, self._limiter.window.limit
-        found = log_fields("opened", org=self._org, waiting=waiting, limit=limit)
-        logger.info("%s: open, and %d signals wait already", self._org, waiting, extra=found)
+        self._life = Lifespan(self._org, self._options, self._limiter, self._observers, self.__repr__)
+        self._life.start()
         return self
-
-    def _make_queue(self) -> Queue:
-        options = self._options
-        return Queue(
-            Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"]),
-            Capacity(options["capacity"]),
-            Books(options["on_settled"], self._watchers),
-            when_full=options["when_full"],
-        )
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._close(None, is_interrupted=isinstance(exc, asyncio.CancelledError | KeyboardInterrupt))
-
-    async def _run(self, own_session: aiohttp.ClientSession | None) -> None:
-        """Send until the end, whatever brings it; then settle what is left, so that nobody waits for ever."""
-        reason = "the client was closed before the signal was settled"
-        try:
-            await self._sender.run()
-        except asyncio.CancelledError:
-            if not self._closing:
-                reason = _CANCELLED
-            raise
-        except Exception as error:
-            reason = f"the sender failed: {type(error).__name__}"
-            if not self._is_dropped():
-                text, extra = "the sender for %s failed; the client is closed", log_fields("crashed", org=self._org)
-                logger.exception(text, self._org, extra=extra)
-        except BaseException:  # a GeneratorExit, of which a TaskGroup makes a group or an error
-            if not self._is_dropped():
-                raise
-        finally:
-            if self._is_dropped():  # where nothing can be awaited
-                self._abort(_DROPPED)
-            else:
-                await self._end(reason, own_session)
-
-    @property
-    def _closing(self) -> bool:
-        return self._refusal is _CLOSED
-
-    def _is_dropped(self) -> bool:
-        """Tell whether `_run` ends because its task is collected as garbage."""
-        return self._loop.is_closed() or asyncio.current_task(self._loop) is not self._life
-
-    async def _end(self, reason: str, own_session: aiohttp.ClientSession | None) -> None:
-        self._is_ending = True
-        self._limiter.unwatch(self._queue.alarm.ring)
-        self._queue.close(reason)
-        self._handoff.abort(reason)
-        await self._handoff.finish()
-        with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
-            while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
-                await asyncio.sleep(0)
-        while self._queue.abandon(reason):
-            pass
-        if own_session is not None:
-            await own_session.close()
-        self._log_closed(reason)
-        if not self._closing:  # last, since a warning may be an error
-            warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
-
-    def _log_closed(self, reason: str) -> None:
-        self._sender.event_log.close()
-        for tell in self._at_end:
-            tell(self.statistics())
-        ends = {kind.__name__.lower(): count for kind, count in self._queue.books.settled.items()}
-        level = logging.WARNING if ends["abandoned"] and self._options["store"] is None else logging.INFO
-        told = ", ".join(f"{count} {kind}" for kind, count in ends.items() if count) or "no signals"
-        found = log_fields("closed", org=self._org, reason=reason, **ends)
-        logger.log(level, "%s: closed, with %s", self._org, told, extra=found)
-
-    def _abort(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
-        """Do what `_run` could not: a task that is cancelled before its first step runs no `finally`."""
-        self._limiter.unwatch(self._queue.alarm.ring)
-        with suppress(RuntimeError):  # a closed loop, on which nobody waits any more
-            self._queue.close(reason)
-        self._handoff.abort(reason)
-        self._sender.event_log.close()
-        while self._queue.abandon(reason):
-            pass
-        if own_session is not None and not own_session.closed:
-            own_session.detach()  # it has no connection yet
 
     async def aclose(self, timeout: float | None = None) -> None:
         """
@@ -263,36 +149,14 @@ class Client:
     async def _close(self, timeout: float | None, *, is_interrupted: bool = False) -> None:
         timeout = self._options["close_timeout"] if timeout is None else timeout
         check_seconds("timeout", timeout)
-        if self._life is None or self._life.done():
+        if self._life is None or self._life.task.done():
             return
-        check_loop(self._loop)
-        self._refusal = _CLOSED
-        until = self._loop.time() + timeout
-        deadline = self._loop.call_at(until, self._stop_sending)
-        try:
-            await self._handoff.close(_CLOSED, min(timeout, _GRACE))
-            self._queue.close(_CLOSED)
-            self._sender.drain(until, is_interrupted=is_interrupted)
-            await asyncio.wait({self._life})
-        except asyncio.CancelledError:
-            self._stop_sending()
-            while not self._life.done():  # nothing is left behind if somebody cancels once more
-                try:
-                    await asyncio.wait({self._life})
-                except asyncio.CancelledError:
-                    self._life.cancel()
-            raise
-        finally:
-            deadline.cancel()
-
-    def _stop_sending(self) -> None:
-        """Send nothing more. What is left is settled in slices, whatever the clock says."""
-        if self._life is not None and not self._is_ending:
-            self._life.cancel()
+        check_loop(self._life.loop)
+        await self._life.close(timeout, is_interrupted=is_interrupted)
 
     def __del__(self) -> None:
         life = getattr(self, "_life", None)  # absent if __init__ raised
-        if life is not None and not life.done():
+        if life is not None and not life.task.done():
             warnings.warn(
                 f"{self!r} was never closed, so nobody sends what waits: use `async with`, or await client.aclose()",
                 ResourceWarning,
@@ -320,8 +184,9 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        self._check(signal)
-        return await self._queue.admit(signal, timeout)
+        life = self._running(admits=True)
+        _check_signal(signal)
+        return await life.queue.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
         """
@@ -334,8 +199,9 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        self._check(signal)
-        return self._queue.admit_nowait(signal)
+        life = self._running(admits=True)
+        _check_signal(signal)
+        return life.queue.admit_nowait(signal)
 
     def enqueue_threadsafe(self, signal: RiskSignal) -> concurrent.futures.Future[Receipt]:
         """
@@ -359,10 +225,9 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: At once, in a forked process.
         """
-        if self._life is None:
-            raise ClientClosed(_NOT_OPEN)
+        life = self._opened()
         _check_signal(signal)
-        return self._handoff.submit(signal)
+        return life.handoff.submit(signal)
 
     async def enqueue_many(self, signals: Iterable[RiskSignal]) -> list[Receipt]:
         """
@@ -376,14 +241,14 @@ class Client:
             QueueFull, ClientClosed, StoreError, InvalidSignal, WrongLoop: As `enqueue`; those before stay admitted too
                 if the store fails on the way.
         """
-        self._check_open()
+        life = self._running(admits=True)
         checked: list[RiskSignal] = []
         for signal in signals:
             _check_signal(signal)
             checked.append(signal)
             if len(checked) % MANY == 0:
                 await asyncio.sleep(0)
-        return await self._queue.admit_many(checked)
+        return await life.queue.admit_many(checked)
 
     async def flush(self, timeout: float | None = None) -> int:
         """
@@ -394,19 +259,20 @@ class Client:
         Args:
             timeout: Seconds. `None` waits as long as it takes.
         """
-        self._check_open()
-        return await self._queue.flush(timeout)
+        return await self._running(admits=False).queue.flush(timeout)
 
-    def _check(self, signal: RiskSignal) -> None:
-        if self._refusal is not None:
-            raise ClientClosed(self._refusal)
-        check_loop(self._loop)
-        _check_signal(signal)
+    def _running(self, *, admits: bool) -> Lifespan:
+        """Return what was opened, for a caller on its loop; refuse one that comes too late to admit."""
+        life = self._opened()
+        if admits and life.is_closing:
+            raise ClientClosed(CLOSED)
+        check_loop(life.loop)
+        return life
 
-    def _check_open(self) -> None:
+    def _opened(self) -> Lifespan:
         if self._life is None:
             raise ClientClosed(_NOT_OPEN)
-        check_loop(self._loop)
+        return self._life
 
     # -- what it is doing
 
@@ -436,9 +302,9 @@ class Client:
             closed: Called with the last statistics when the client is closed.
         """
         given: list[tuple[list[Any], Any]] = [
-            (self._watchers, settled),
-            (self._middleware, request),
-            (self._at_end, closed),
+            (self._observers.settled, settled),
+            (self._observers.request, request),
+            (self._observers.closed, closed),
         ]
         kept = [(watchers, one) for watchers, one in given if one is not None]
         for watchers, one in kept:
@@ -456,35 +322,7 @@ class Client:
         if self._life is None:
             limit = self._limiter.window.limit
             return Statistics(limit=limit, permits=limit)
-        books, sender, handoff = self._queue.books, self._sender, self._handoff
-        now = self._loop.time()
-        trouble = sender.current_trouble()
-        limit, permits, held_until = sender.budget(now)
-        resumes_at = max(held_until, trouble.until if trouble else now)
-        return Statistics(
-            admitted=books.admitted,
-            accepted=books.settled[Accepted],
-            rejected=books.settled[Rejected],
-            expired=books.settled[Expired],
-            shed=books.settled[Shed],
-            superseded=books.settled[Superseded],
-            abandoned=books.settled[Abandoned],
-            waiting=self._queue.waiting,
-            waiting_by_level=MappingProxyType(self._queue.waiting_by_level()),
-            entering=handoff.size,
-            in_flight=books.in_flight,
-            oldest_waiting=now - min(now, *map(oldest, self._queue.prioritizer.lanes.values())),
-            put_back=sender.counts.put_back,
-            requests=sender.counts.requests,
-            requests_in_flight=sender.counts.requests_in_flight,
-            rate_limited=sender.counts.rate_limited,
-            limit=limit,
-            permits=permits,
-            trouble=trouble.reason if trouble else None,
-            paused=trouble is not None and trouble.denied,
-            resumes_after=max(0.0, resumes_at - now),
-            hook_errors=books.hook_errors,
-        )
+        return self._life.statistics()
 
     def statistics_threadsafe(self, timeout: float = 1.0) -> Statistics:
         """
@@ -496,17 +334,18 @@ class Client:
         Raises:
             TimeoutError: The loop had no turn within *timeout*: something blocks it.
         """
-        if self._life is None or self._loop.is_closed() or runs_here(self._loop):
+        life = self._life
+        if life is None or life.loop.is_closed() or runs_here(life.loop):
             return self.statistics()
-        answer: LoopFuture[Statistics] = LoopFuture(self._loop)
-        self._loop.call_soon_threadsafe(lambda: answer.set_result(self.statistics()))
+        answer: LoopFuture[Statistics] = LoopFuture(life.loop)
+        life.loop.call_soon_threadsafe(lambda: answer.set_result(life.statistics()))
         return answer.result(timeout)
 
     def __repr__(self) -> str:
         if self._life is None:
             state = "not open"
         else:
-            state = "closed" if self._life.done() else "draining" if self._closing else "open"
+            state = "closed" if self._life.task.done() else "draining" if self._life.is_closing else "open"
         return self.statistics().status(self._org, state)
 
 

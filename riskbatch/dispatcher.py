@@ -19,7 +19,7 @@ from .prioritizer import Demand
 from .queue import Queue
 from .signals import RiskLevel
 
-EXPIRY_RESOLUTION = 0.01  # seconds that a signal is settled late at the most: a thousand deadlines are not a thousand turns
+EXPIRY_RESOLUTION = 0.01  # seconds that an expiry may be noticed late, so that many deadlines share a turn
 TIMER_RESOLUTION = 1e-6  # seconds: a timer may fire this early, and waiting again for so little would spin
 
 

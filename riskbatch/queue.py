@@ -246,13 +246,17 @@ class Queue:
         self._capacity.promise(kept)
         receipts: list[Receipt] = []
         try:
-            for number, signal in enumerate(signals):
-                if number and number % MANY == 0:
+            work = 0
+            for signal in signals:
+                if work >= MANY:
+                    work = 0
                     await asyncio.sleep(0)
                 if kept:
                     kept -= 1
                     self._capacity.release(1)
+                used = self._capacity.used
                 receipts.append(await self.admit(signal))
+                work += 1 if self._capacity.used > used else MANY // SLICE  # it has ended another one, or itself
         finally:
             self._capacity.release(kept)
             self._capacity.let_in()
@@ -286,9 +290,9 @@ class Queue:
     def _ring_for(self, newcomer: Receipt) -> None:
         """Ring if the plan changes: for the first of a level, for each that may fill a payload, and for a deadline."""
         in_lane = len(self.prioritizer.lanes[newcomer.signal.risk_level])
-        if in_lane <= self._payload:
-            if in_lane == 1 or not in_lane % MAX_EVENTS or not self.prioritizer.size % MAX_EVENTS:
-                self.alarm.ring()
+        fills = in_lane == 1 or not in_lane % MAX_EVENTS or not self.prioritizer.size % MAX_EVENTS
+        if fills and in_lane <= self._payload:
+            self.alarm.ring()
         if newcomer.deadline is not None and newcomer.deadline <= self.prioritizer.overdue_at():
             self.alarm.ring()
 

@@ -96,9 +96,9 @@ class Sender:
     Args:
         queue: Where the signals wait.
         dispatcher: Gives out batches with their permits.
-        rate: The budget, whose gaps and windows waits are measured in.
         transport: One request out, one answer in.
         credentials: Sign requests; they are renewed here, in the background.
+        rate: The budget, whose gaps and windows waits are measured in.
         url: Where risk events go.
     """
 
@@ -106,9 +106,10 @@ class Sender:
         self,
         queue: SendingQueue,
         dispatcher: Dispatcher,
-        rate: RateLimit,
         transport: Transport,
         credentials: Credentials,
+        *,
+        rate: RateLimit,
         url: str,
     ) -> None:
         self._queue = queue

@@ -166,14 +166,14 @@ async def test_an_enqueue_cancelled_as_room_appears_has_admitted_nothing(after):
         def cancel_in(count: int) -> None:
             first.cancel() if count == 0 else loop.call_soon(cancel_in, count - 1)
 
-        let_in = c._queue._capacity.let_in
+        let_in = c._life.queue._capacity.let_in
 
         def let_in_and_cancel() -> None:
             let_in()
-            c._queue._capacity.let_in = let_in
+            c._life.queue._capacity.let_in = let_in
             cancel_in(after)
 
-        c._queue._capacity.let_in = let_in_and_cancel
+        c._life.queue._capacity.let_in = let_in_and_cancel
         gate.open.set()
         receipt = await asyncio.wait_for(second, 60)
         assert receipt.signal.ip == ip(2)
@@ -340,7 +340,7 @@ async def test_enqueue_many_is_all_or_none_where_there_is_no_room_for_all():
             thefts += 1
         assert len(await many) == 2 * MANY - 10
         assert thefts == 10
-        assert c._queue._capacity._promised == 0
+        assert c._life.queue._capacity._promised == 0
 
 
 def refuses(c) -> bool:
@@ -365,7 +365,7 @@ async def test_a_cancelled_enqueue_many_keeps_what_was_admitted_and_no_places(wh
         admitted = c.statistics().admitted
         assert task.cancelled()
         assert 1000 <= admitted < 2500
-        assert c._queue._capacity._promised == 0
+        assert c._life.queue._capacity._promised == 0
         gate.open.set()
         await c.flush()
     assert len(settled) == c.statistics().accepted == admitted
@@ -627,7 +627,7 @@ async def test_flush_tells_how_many_are_left_when_time_is_up():
         assert (first, second) == (0, 0)
         await c.enqueue_many(signals(50))
         assert await c.flush(0.2) == 30
-        assert c._queue.books._flushes == []
+        assert c._life.queue.books._flushes == []
 
 
 async def test_flush_counts_whatever_way_a_signal_ends():
@@ -661,7 +661,7 @@ async def test_a_cancelled_flush_leaves_nothing_and_recalls_nothing():
         await turns()
         flush.cancel()
         await asyncio.wait({flush})
-        assert c._queue.books._flushes == []
+        assert c._life.queue.books._flushes == []
         gate.open.set()
         assert await c.flush() == 0
     assert c.statistics().accepted == 5

@@ -266,7 +266,7 @@ async def test_a_client_cancelled_from_outside_answers_every_thread():
         assert isinstance(await wait, rb.Abandoned)
         for future in outside:
             assert isinstance(await in_thread(future.exception), rb.ClientClosed)
-        await asyncio.wait({c._life})
+        await asyncio.wait({c._life.task})
     assert balanced(c)
 
 

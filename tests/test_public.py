@@ -90,7 +90,7 @@ def test_the_core_needs_four_packages_and_no_more():
     """Outside the emulator, the library imports the standard library, aiohttp, attrs, cattrs and aiolimiter."""
     extras = {
         "otel": {"opentelemetry"},
-        "simulation/simulation": {"matplotlib"},
+        "simulation/plot": {"matplotlib"},
         "okta/keys": {"joserfc"},
         "okta/oauth": {"joserfc"},
         "emulator/oauth": {"cryptography"},

@@ -9,7 +9,8 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 
-from .. import __version__
+import riskbatch as rb
+
 from .exits import DONE
 from .options import explain
 
@@ -124,7 +125,7 @@ def _bash(parsers: dict[_Path, argparse.ArgumentParser]) -> str:
     values = [line for path, parser in parsers.items() for line in _bash_values(" ".join(path), parser)]
     words = [_bash_words(" ".join(path), parser) for path, parser in parsers.items()]
     return _BASH.format(
-        version=__version__, commands="\n".join(commands), values="\n".join(values), words="\n".join(words)
+        version=rb.__version__, commands="\n".join(commands), values="\n".join(values), words="\n".join(words)
     )
 
 
@@ -156,7 +157,7 @@ def _is_file(action: argparse.Action) -> bool:
 
 def _zsh(parsers: dict[_Path, argparse.ArgumentParser]) -> str:
     functions = "".join(_zsh_function("_".join(("_riskbatch", *path)), parser) for path, parser in parsers.items())
-    return _ZSH.format(version=__version__, functions=functions)
+    return _ZSH.format(version=rb.__version__, functions=functions)
 
 
 def _zsh_function(function: str, parser: argparse.ArgumentParser) -> str:

@@ -14,7 +14,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from .. import __version__
+import riskbatch as rb
+
 from ..errors import RiskbatchError
 from .exits import INTERRUPTED, PIPE_BROKEN, USAGE, table
 
@@ -90,7 +91,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.description = (
         "Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30\nrequests a minute."
     )
-    parser.add_argument("--version", action="version", version=f"riskbatch {__version__}")
+    parser.add_argument("--version", action="version", version=f"riskbatch {rb.__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
     for name, line in COMMANDS.items():

@@ -19,7 +19,7 @@ from .terminal import Screen, counted, duration, printable
 if TYPE_CHECKING:
     from ..simulation import Arrival, Result, SimulatedClient, Simulation, Traffic
 
-_CLIENT_OPTIONS = ("reserve", "subjects_per_event", "coalesce", "capacity")
+_CLIENT_OPTIONS = {"reserve": 3, "subjects_per_event": 1, "coalesce": False, "capacity": 1_000_000}  # and defaults
 
 HELP = "is the budget enough for my traffic? an hour in seconds"
 
@@ -150,13 +150,19 @@ def _setting(options: argparse.Namespace, length: float, arrivals: "list[Arrival
         text, seed = f"{counted(len(arrivals), 'signal')} of {printable(options.replay, 200)}", {}
     limit = options.limit
     budget = f"{limit.requests} requests in {limit.period:g} s, {options.window} window"
-    client = ", ".join(f"{name.replace('_', ' ')} {getattr(options, name)}" for name in _CLIENT_OPTIONS)
-    return {
-        "traffic": f"{text}; {duration(length)}",
-        "budget": f"{budget}, answers after {options.latency:g} s",
-        **seed,
-        "client": client,
-    }
+    budget = f"{budget}, answers after {options.latency:g} s"
+    return {"traffic": f"{text}; for {duration(length)}", "budget": budget, **seed, **_client(options)}
+
+
+def _client(options: argparse.Namespace) -> dict[str, str]:
+    """Return the line with the options of the client that are not as by default."""
+    values = {name: getattr(options, name) for name in _CLIENT_OPTIONS}
+    texts = [
+        name.replace("_", " ") if value is True else f"{name.replace('_', ' ')} {value:,}"
+        for name, value in values.items()
+        if value != _CLIENT_OPTIONS[name]
+    ]
+    return {"client": ", ".join(texts)} if texts else {}
 
 
 def _setting_to_json(options: argparse.Namespace, setting: Mapping[str, str], length: float) -> dict[str, object]:

@@ -42,7 +42,7 @@ class _ByHand:
 
     async def run(self, rank: Callable[[RiskLevel], int]) -> Result:
         loop = asyncio.get_running_loop()
-        sending = asyncio.create_task(self._send())
+        working = asyncio.create_task(self._work())
         sampling = asyncio.create_task(sample(self._simulation, self._result, lambda: self._waiting))
         number = 0
         async for arrival, signal in self._simulation.arriving():
@@ -50,22 +50,25 @@ class _ByHand:
             self._waiting[arrival.level] += 1
             self._queue.put_nowait((rank(arrival.level), number, loop.time(), signal))
             number += 1
-        await cancel(sending, sampling)
+        await cancel(working, sampling)
         delivered = self._result.delivered()
         self._result.ended = {"accepted": delivered, "waiting": number - delivered}
         self._org.close()
         return self._result
 
-    async def _send(self) -> None:
+    async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._limiter.acquire()
-                batch = [await self._queue.get()]
-                while len(batch) < MAX_EVENTS and not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                for *_, signal in batch:
-                    self._waiting[signal.risk_level] -= 1
-                tasks.create_task(self._post(batch))
+            tasks.create_task(self._send(tasks))
+
+    async def _send(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            await self._limiter.acquire()
+            batch = [await self._queue.get()]
+            while len(batch) < MAX_EVENTS and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            for *_, signal in batch:
+                self._waiting[signal.risk_level] -= 1
+            tasks.create_task(self._post(batch))
 
     async def _post(self, batch: list[_Item]) -> None:
         loop = asyncio.get_running_loop()

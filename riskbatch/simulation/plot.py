@@ -51,10 +51,11 @@ def plot(results: list[Result], path: str, title: str) -> None:
     rows = len(levels) + 2
     width = max(8.0, 5.0 * len(results))
     figure = Figure(figsize=(width, 1.0 + 1.9 * rows), layout="constrained", dpi=110)
-    figure.suptitle(textwrap.fill(title, int(width * 12)), fontsize=10)
+    lines = [line for each in title.splitlines() for line in textwrap.wrap(each, int(width * 12))]
+    figure.suptitle("\n".join(lines), fontsize=10)
     panels = figure.subplots(rows, len(results), squeeze=False, sharex=True, sharey="row")
     for column, result in enumerate(results):
-        panels[0][column].set_title(result.name, fontsize=11, fontweight="bold")
+        panels[0][column].set_title(result.name, loc="left", fontsize=11, fontweight="bold")
         _draw_waiting(panels[0][column], result, levels)
         for row, level in enumerate(levels, 1):
             _draw_waits(panels[row][column], result, level)
@@ -69,6 +70,13 @@ def _label(panels: Any, levels: list[RiskLevel], result: Result) -> None:
     for row, level in enumerate(levels, 1):
         panels[row][0].set_ylabel(f"{level.value}\nwaits, s", color=_COLOURS[level])
     panels[-1][0].set_ylabel(f"requests in\n{result.budget.period:g} s")
+    for row in panels[:-1]:  # from one signal to a million, and from a second to an hour, in one picture
+        row[0].set_yscale("symlog", linthresh=1)
+        row[0].yaxis.set_major_formatter("{x:,.0f}")
+    longest = max(row[0].get_ylim()[1] for row in panels[1:-1])  # one scale for all levels
+    for row in panels[1:-1]:
+        row[0].set_ylim(top=2 * longest)
+    panels[-1][0].set_ylim(top=max(panels[-1][0].get_ylim()[1], 1.25 * result.budget.requests))
     for panel in panels.flat:
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
@@ -82,7 +90,7 @@ def _draw_waiting(panel: Any, result: Result, levels: list[RiskLevel]) -> None:
     for order, level in enumerate(levels):
         waiting = [sample.waiting[level] for sample in result.samples]
         panel.plot(minutes, waiting, color=_COLOURS[level], linewidth=1.3, zorder=9 - order, label=level.value)
-    panel.legend(loc="upper left", fontsize=8, framealpha=0.9)
+    panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(levels), fontsize=8, frameon=False)
 
 
 def _draw_waits(panel: Any, result: Result, level: RiskLevel) -> None:
@@ -96,7 +104,7 @@ def _draw_waits(panel: Any, result: Result, level: RiskLevel) -> None:
     panel.scatter([at / 60 for at, _ in shown], [wait for _, wait in shown], s=3, color=_COLOURS[level], alpha=0.5)
     p95 = result.waited(level, 0.95)
     panel.axhline(p95, color=_INK, linestyle="--", linewidth=1)
-    _note(panel, f"p95 {p95:,.1f} s", p95)
+    _note(panel, f"p95 {p95:,.1f} s", p95, 0.02)
 
 
 def _draw_requests(panel: Any, result: Result) -> None:
@@ -107,19 +115,19 @@ def _draw_requests(panel: Any, result: Result) -> None:
     budget = result.budget.requests
     panel.axhline(budget, color=_COLOURS[RiskLevel.HIGH], linewidth=1.5)
     refused = f"; {result.refusals:,} answered 429" if result.refusals else ""
-    _note(panel, f"budget {budget}{refused}", budget)
+    _note(panel, f"budget {budget}{refused}", budget, 0.98)
 
 
-def _note(panel: Any, text: str, height: float) -> None:
-    """Write *text* at the right end, just above the line at *height*."""
+def _note(panel: Any, text: str, height: float, place: float) -> None:
+    """Write *text* just above the line at *height*, at the left end (*place* below 0.5) or at the right end."""
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
     panel.annotate(
         text,
-        (1.0, height),
+        (place, height),
         xycoords=("axes fraction", "data"),
-        xytext=(-4, 4),
+        xytext=(0, 4),
         textcoords="offset points",
-        ha="right",
+        ha="left" if place < 0.5 else "right",
         va="bottom",
         fontsize=8,
         color=_INK,

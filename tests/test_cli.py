@@ -399,7 +399,7 @@ def test_the_command_line_explains_itself(argv, status, text, capsys):
 
     out, err = capsys.readouterr()
     assert text in (out if status == 0 else err)
-    assert max((len(line) for line in out.splitlines()), default=0) <= 83
+    assert max((len(line) for line in out.splitlines()), default=0) <= 80
 
 
 def test_no_option_takes_the_token_of_an_org(capsys):

@@ -33,10 +33,10 @@ COMMANDS = {
 
 _EXAMPLES = """\
 examples:
-  riskbatch demo                                see it work; no Okta org is needed
+  riskbatch demo                                see it work without an Okta org
   riskbatch send feed.csv --rejected bad.jsonl  send a file
   tail -F alerts.jsonl | riskbatch send -       send signals as they come
-  riskbatch COMMAND --help                      options and examples of a command
+  riskbatch COMMAND --help                      options and examples
 """
 
 

@@ -31,7 +31,7 @@ it sends changes nothing at sign-in until its action is enforce_and_log. A servi
 app needs the scope okta.riskProviders.manage (okta.riskProviders.read to list).""",
         "riskbatch providers list",
         "riskbatch providers list --json",
-        "riskbatch providers update Default --client-id 0oa1234 --action enforce_and_log",
+        "riskbatch providers update Default --action enforce_and_log",
         "riskbatch providers create 'Edge detection' --client-id 0oa1234",
     )
     verbs = parser.add_subparsers(title="what to do", metavar="VERB", dest="verb", required=True)

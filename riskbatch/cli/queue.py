@@ -52,7 +52,7 @@ have the file open for stats, ls and export, but not for import and drop. With a
 fleet, all is allowed at any time.""",
         "riskbatch queue stats signals.db",
         "riskbatch queue ls signals.db --level HIGH",
-        "riskbatch queue ls signals.db --settled     with keep_settled=...: was it sent?",
+        "riskbatch queue ls signals.db --settled    with keep_settled: was it sent?",
         "riskbatch queue export signals.db > backlog.jsonl",
         "riskbatch queue import other.db backlog.jsonl",
         "riskbatch queue drop signals.db --level LOW",

@@ -593,10 +593,10 @@ is sent, so it may be larger than memory, or never end; HIGH goes first among th
 A record that is not accepted never stops the rest. Ctrl-C stops, and says what
 was sent.""",
         "riskbatch send feed.csv --rejected bad.jsonl",
-        "riskbatch send bad.jsonl --rejected worse.jsonl      once more, when it is mended",
+        "riskbatch send bad.jsonl --rejected worse.jsonl    once more, when it is fixed",
         "tail -F alerts.jsonl | riskbatch send - --limit 15/60s",
-        "riskbatch send feed.csv --store queue.db             stop and go on as you like",
-        "riskbatch send --store queue.db                      only what waits in it",
+        "riskbatch send feed.csv --store queue.db           stop and go on as you like",
+        "riskbatch send --store queue.db                    only what waits in it",
         "",
         "exit status: 0 all accepted, 1 something was not, 2 usage or configuration,",
         "             130 stopped by Ctrl-C, 143 by SIGTERM",

@@ -50,7 +50,13 @@ def _add_traffic(group: "argparse._ArgumentGroup") -> None:
     text = "so many signals within a second, every so many seconds, plus or minus a fifth; may be given again"
     add("--burst", metavar="300xHIGH/300s", type=burst, action="append", default=[], help=text)
     add("--replay", metavar="FILE", help="a recorded feed instead, in any form that `send` reads")
-    add("--for", metavar="TIME", dest="seconds", type=seconds, help="such as 90m or 1h; 1h, or as long as the feed")
+    add(
+        "--for",
+        metavar="TIME",
+        dest="seconds",
+        type=seconds,
+        help="how long, such as 90m; 1h or the length of the feed if not given",
+    )
     add("--addresses", metavar="N", type=int, help="how many addresses report; each signal has its own if not given")
     add("--expires-after", metavar="TIME", type=seconds, help="signals that wait longer are not sent")
     add("--seed", metavar="N", type=int, default=0, help="another number makes other traffic of the same kind")
@@ -58,13 +64,36 @@ def _add_traffic(group: "argparse._ArgumentGroup") -> None:
 
 def _add_budget(group: "argparse._ArgumentGroup") -> None:
     add = group.add_argument
-    add("--limit", metavar="30/60s", type=rate_limit, default=RateLimit(), help="requests that the org takes per time")
-    add("--window", choices=("fixed", "sliding"), default="fixed", help="how it counts them; fixed, as Okta does")
-    add("--latency", metavar="SECONDS", type=number(60.0), default=0.25, help="from a request to its answer; 0.25")
-    add("--reserve", metavar="N", type=int, default=3, help="requests that only a payload with a HIGH may use; 3")
+    add(
+        "--limit",
+        metavar="30/60s",
+        type=rate_limit,
+        default=RateLimit(),
+        help="requests that the org takes per time; 30/60s if not given",
+    )
+    add(
+        "--window",
+        choices=("fixed", "sliding"),
+        default="fixed",
+        help="how it counts them; fixed if not given, as Okta does",
+    )
+    add(
+        "--latency",
+        metavar="SECONDS",
+        type=number(60.0),
+        default=0.25,
+        help="from a request to its answer; 0.25 if not given",
+    )
+    add(
+        "--reserve",
+        metavar="N",
+        type=int,
+        default=3,
+        help="requests that only a payload with HIGH may use; 3 if not given",
+    )
     add("--subjects-per-event", metavar="N", type=int, default=1, help="signals with equal times share an event")
     add("--coalesce", action="store_true", help="a newer signal for an address replaces the one that waits")
-    text = "signals that may wait; beyond, the oldest of the lowest level are dropped; 1000000"
+    text = "how many signals may wait before the oldest of the lowest level are dropped; 1000000 if not given"
     add("--capacity", metavar="N", type=int, default=1_000_000, help=text)
 
 

@@ -42,7 +42,7 @@ def test_every_help_text_is_there_and_fits_80_columns(prog, capsys, monkeypatch)
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out.startswith(f"usage: {prog} ")
-    assert [line for line in captured.out.splitlines() if len(line) > 83] == []
+    assert [line for line in captured.out.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize("prog", PARSERS)

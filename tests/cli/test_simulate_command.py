@@ -2,9 +2,12 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+import riskbatch.simulation
 from riskbatch import RiskSignal
 from riskbatch.cli import main
 
@@ -90,3 +93,16 @@ def test_traffic_that_makes_no_sense_is_refused_in_one_line(arguments, capsys):
     """A usage error exits with 2 and says what would be right."""
     assert main(["simulate", *arguments]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_command_prints(capsys):
+    """The example of the simulation's README is what the command prints today, and its options exist."""
+    page = Path(riskbatch.simulation.__file__).with_name("README.md").read_text()
+    (command,) = re.findall(r"```sh\nriskbatch (.*)\n```", page)
+    (output,) = re.findall(r"```text\n(.*?)```", page, re.S)
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out == output
+    assert main(["simulate", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [option for option in re.findall(r"--[a-z-]+", page) if option not in shown] == []
+    assert len(page.split()) <= 400

@@ -28,7 +28,7 @@ SimulatedClient: TypeAlias = Callable[["Simulation"], Coroutine[Any, Any, Result
 
 
 def _ignore(name: str, share: float) -> None:
-    """Tell nobody of the progress."""
+    """The default of `progress`: nobody is told."""
 
 
 @frozen

@@ -56,7 +56,7 @@ def test_a_sparse_high_does_not_wait_for_the_pace():
 
 def test_the_reserve_costs_low_at_most_a_tenth_of_the_budget():
     """In a flood at least 27 of the 30 requests a minute are used."""
-    assert simulate(FLOOD, seconds=3600).requests_a_minute() >= 27
+    assert simulate(FLOOD, seconds=1200).requests_a_minute() >= 27
 
 
 @pytest.mark.parametrize("by_hand", [fifo_by_hand, priority_by_hand])
@@ -99,8 +99,8 @@ def test_a_wait_for_nothing_is_an_error():
 
 def test_the_verdict_fits_what_the_simulation_shows():
     """A flood is too much for the budget and LOW waits; a mix that fits is enough."""
-    assert "What stays behind is LOW" in verdict(simulate(FLOOD))
-    assert "is enough" in verdict(simulate(MIXED))
+    assert "What stays behind is LOW" in verdict(simulate(FLOOD, seconds=120))
+    assert "is enough" in verdict(simulate(MIXED, seconds=300))
 
 
 def test_progress_is_told_from_the_beginning_to_the_end():

@@ -30,7 +30,7 @@ async def priority_by_hand(simulation: Simulation) -> Result:
 
 
 class _ByHand:
-    """A client that takes 20 signals for each turn of the limiter. After a 429 it waits for the reset and sends again."""
+    """A client that takes 20 signals for each turn of the limiter. After a 429 it waits for the reset and retries."""
 
     def __init__(self, simulation: Simulation, name: str, queue: "asyncio.Queue[_Item]") -> None:
         self._simulation = simulation

@@ -17,15 +17,15 @@ from benchmarks.table import Row, missing, show
 from riskbatch import RateLimit, RiskLevel, RiskSignal
 from riskbatch.emulator import DEFAULT_TOKEN
 from riskbatch.okta.wire import MAX_EVENTS, Request, Response
-from riskbatch.simulation.simulation import (
-    Outcome,
+from riskbatch.simulation import (
+    LocalOrg,
+    Result,
     Simulation,
     Traffic,
-    _LocalOrg,
-    _signal,
     fifo_by_hand,
     priority_by_hand,
     riskbatch,
+    to_signal,
 )
 
 HIGH, _, LOW = RiskLevel
@@ -43,25 +43,25 @@ class Answer:
         self.reason = ""
 
 
-async def sdk_fifo(simulation: Simulation) -> Outcome:
+async def sdk_fifo(simulation: Simulation) -> Result:
     """Deal with the traffic by the official SDK, from a FIFO queue."""
     return await _by_sdk(simulation, "okta 3.0.0, FIFO", lambda level: 0)
 
 
-async def sdk_high_first(simulation: Simulation) -> Outcome:
+async def sdk_high_first(simulation: Simulation) -> Result:
     """The same with HIGH first."""
     return await _by_sdk(simulation, "okta 3.0.0, HIGH first", list(RiskLevel).index)
 
 
-async def _by_sdk(simulation: Simulation, name: str, rank: Callable[[RiskLevel], int]) -> Outcome:
+async def _by_sdk(simulation: Simulation, name: str, rank: Callable[[RiskLevel], int]) -> Result:
     from okta.client import Client
     from okta.http_client import HTTPClient
     from okta.models.risk_event import RiskEvent
     from okta.models.risk_event_subject import RiskEventSubject
 
     loop = asyncio.get_running_loop()
-    outcome = Outcome(name, simulation.seconds, simulation.budget)
-    org = _LocalOrg(outcome, simulation.latency, simulation.window)
+    outcome = Result(name, simulation.seconds, simulation.budget)
+    org = LocalOrg(simulation, outcome)
 
     class LocalClient(HTTPClient):
         async def send_request(self, request: dict) -> tuple:
@@ -100,7 +100,7 @@ async def _by_sdk(simulation: Simulation, name: str, rank: Callable[[RiskLevel],
     for arrival in simulation.arrivals():
         if arrival.at > loop.time():
             await asyncio.sleep(arrival.at - loop.time())
-        waiting[rank(arrival.level)].append((loop.time(), _signal(arrival)))
+        waiting[rank(arrival.level)].append((loop.time(), to_signal(arrival)))
         arrived.set()
     working.cancel()
     await asyncio.wait({working})
@@ -122,7 +122,7 @@ def rows(seconds: float = 3600.0) -> Iterator[Row]:
     logging.disable(logging.NOTSET)
 
 
-def compared(ours: Outcome, theirs: Outcome) -> Iterator[Row]:
+def compared(ours: Result, theirs: Result) -> Iterator[Row]:
     name = theirs.name
     mine, other = ours.delivered(), theirs.delivered()
     yield Row("signals delivered in an hour of flood", f"{mine:,}", f"{name}: {other:,}", mine / other)

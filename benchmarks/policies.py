@@ -30,9 +30,9 @@ from attrs import evolve
 from benchmarks.bound import least_mean_wait
 from riskbatch import Limiter, RiskLevel
 from riskbatch.prioritizer import Demand
-from riskbatch.simulation.simulation import (
+from riskbatch.simulation import (
     Arrival,
-    Outcome,
+    Result,
     Simulation,
     Traffic,
     fifo_by_hand,
@@ -105,14 +105,14 @@ class WindowOnly(Limiter):
         return now
 
 
-def with_limiter(make: Callable[[], Limiter]) -> Callable[[Simulation], Awaitable[Outcome]]:
-    async def subject(simulation: Simulation) -> Outcome:
+def with_limiter(make: Callable[[], Limiter]) -> Callable[[Simulation], Awaitable[Result]]:
+    async def subject(simulation: Simulation) -> Result:
         return await riskbatch(evolve(simulation, options={"limit": make()}))
 
     return subject
 
 
-POLICIES: dict[str, Callable[[Simulation], Awaitable[Outcome]]] = {
+POLICIES: dict[str, Callable[[Simulation], Awaitable[Result]]] = {
     "riskbatch": riskbatch,
     "… fixed and stretched gap only": with_limiter(Stretched),
     "… fixed gap only": with_limiter(Paced),
@@ -122,7 +122,7 @@ POLICIES: dict[str, Callable[[Simulation], Awaitable[Outcome]]] = {
 }
 
 
-def simulate(subject: Callable[[Simulation], Awaitable[Outcome]], workload: str, seed: int) -> Outcome:
+def simulate(subject: Callable[[Simulation], Awaitable[Result]], workload: str, seed: int) -> Result:
     traffic = WORKLOADS[workload]
     return Simulation(lambda: traffic.arrivals(SECONDS, seed), SECONDS, latency=LATENCY).run(subject)
 
@@ -133,7 +133,7 @@ def blind_bound(signals: int = 300, taken: float = 27.0, free: float = 3.0, peri
     return backlog * (backlog / (20 * taken / period)) / 2 / signals - 0.5
 
 
-def run(policy: str, workload: str, seed: int) -> Outcome:
+def run(policy: str, workload: str, seed: int) -> Result:
     return simulate(POLICIES[policy], workload, seed)
 
 
@@ -142,7 +142,7 @@ def bound(workload: str, seed: int, mean: float) -> float:
     return least_mean_wait(high, limit=30, period=60.0 + LATENCY, cell=LATENCY, reached=mean)
 
 
-def row(runs: dict[str, list[Outcome]]) -> str:
+def row(runs: dict[str, list[Result]]) -> str:
     cells = []
     for outcomes in runs.values():
         means = [outcome.mean_wait(HIGH) for outcome in outcomes]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import riskbatch as rb
 from riskbatch import cli
 from riskbatch.cli import send, terminal
-from riskbatch.cli.main import _rate
+from riskbatch.cli.options import rate_limit
 from riskbatch.cli.records import MAX_RECORD, MAX_ROW, Feed, Record, Unreadable, mended, refusal, signals
 
 CHUNK = 16 * 1024
@@ -350,13 +350,13 @@ def test_a_signal_that_stands_twice_in_a_feed_is_two():
 
 @pytest.mark.parametrize(("text", "limit"), [("30/60s", (30, 60.0)), ("15/60", (15, 60.0)), ("5/0.5s", (5, 0.5))])
 def test_a_limit_is_requests_per_seconds(text, limit):
-    assert rb.RateLimit(*limit) == _rate(text)
+    assert rb.RateLimit(*limit) == rate_limit(text)
 
 
 @pytest.mark.parametrize("text", ["", "30", "0/60s", "30/0s", "-1/60s", "30/60m", "30/infs", "1.5/60s", "30/60s "])
 def test_a_limit_that_cannot_work_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        _rate(text)
+        rate_limit(text)
 
 
 @examples
@@ -399,7 +399,7 @@ def test_the_command_line_explains_itself(argv, status, text, capsys):
 
     out, err = capsys.readouterr()
     assert text in (out if status == 0 else err)
-    assert max((len(line) for line in out.splitlines()), default=0) <= 83
+    assert max((len(line) for line in out.splitlines()), default=0) <= 80
 
 
 def test_no_option_takes_the_token_of_an_org(capsys):

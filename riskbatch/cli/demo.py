@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import riskbatch as rb
 
-from .terminal import PIPE_BROKEN, Stop, counted
+from .exits import PIPE_BROKEN
+from .options import explain
+from .terminal import Stop, counted
 
 if TYPE_CHECKING:
     from ..emulator.org import Exchange, Fault, OktaEmulator
@@ -345,3 +347,21 @@ class _Emulation:
         while self._arrivals[0] <= arrived_at - self._options.limit.period:
             self._arrivals.popleft()
         self._most = max(self._most, len(self._arrivals))
+
+
+HELP = "watch the real client at the real pace, against a local Okta"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to *parser*."""
+    explain(
+        parser,
+        "Start a local Okta org that takes 30 requests a minute, and send it a feed through\n"
+        "the real client in real time: half a minute that shows what this product does.",
+        "riskbatch demo",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return the exit status."""
+    return demo(options)

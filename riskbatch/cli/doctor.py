@@ -40,7 +40,9 @@ from ..okta.wire import (
     plain,
 )
 from ..signals import RiskLevel, RiskSignal
-from .terminal import NOT_ACCEPTED, counted, printable
+from .exits import NOT_ACCEPTED
+from .options import explain
+from .terminal import counted, printable
 
 _CLOCK_OFF = 5.0  # seconds; `Date` has whole ones, and an answer takes its time
 _NO_FEATURE = "E0000015"  # Okta's error code list
@@ -299,3 +301,31 @@ def budget(response: Response) -> Finding:
     if least.limit < whole:
         share += f"; less than the org's {whole}, and the client keeps to it by itself"
     return Finding("ok", "budget", share)
+
+
+HELP = "is everything in order for sending? if not, what must be fixed"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to *parser*."""
+    explain(
+        parser,
+        """\
+Check the org and the credentials that the environment names: URL, reach, TLS,
+clock, endpoint, credentials, scopes, risk provider and budget; and say in plain
+words what to mend. It changes nothing, and sends no risk event unless --send asks
+for one. A service app needs okta.riskProviders.read for the provider.""",
+        "riskbatch doctor",
+        "riskbatch doctor --send 203.0.113.7",
+        "",
+        "exit status: 0 all is well, 1 something must be mended",
+    )
+    parser.add_argument("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
+    parser.add_argument(
+        "--send", metavar="IP", help="really send a LOW signal for this address, and look at the budget"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return the exit status."""
+    return doctor(options)

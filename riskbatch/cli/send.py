@@ -21,10 +21,10 @@ import riskbatch as rb
 
 from ..stores.sqlite.feeds import FeedStore
 from ..stores.sqlite.file import Bookmark
-from .records import CHUNK, Feed, Record, Trail, mended, refusal, signals
+from .exits import NOT_ACCEPTED, USAGE
+from .options import explain, rate_limit
+from .records import CHUNK, FORMATS, Feed, Record, Trail, mended, refusal, signals
 from .terminal import (
-    NOT_ACCEPTED,
-    USAGE,
     Screen,
     Stop,
     because,
@@ -361,7 +361,7 @@ class _Sending:
         self._end: tuple[int, float] | None = None  # requests so far, and the end that was foreseen then
         self._client = self._open(options)
 
-    def _open(self, options: argparse.Namespace) -> rb.Client:
+    def _open(self, options: argparse.Namespace) -> "rb.Client":
         given = {"org_url": options.org_url, "subjects_per_event": options.subjects_per_event}
         return rb.Client.from_env(
             limit=self._limit,
@@ -394,7 +394,7 @@ class _Sending:
         self._report(client.statistics(), time.monotonic() - started)
         return self._stop.status or (NOT_ACCEPTED if self._ledger.refused() else 0)
 
-    async def _read_all(self, client: rb.Client) -> None:
+    async def _read_all(self, client: "rb.Client") -> None:
         try:
             if self._store is not None and self._feed_name is not None:
                 bookmark = await self._store.begin(self._feed_name)
@@ -411,13 +411,13 @@ class _Sending:
             is_usage = self._ledger.records == 0 or isinstance(error, _Changed)
             self._stop.ask(reason, USAGE if is_usage else NOT_ACCEPTED)
 
-    async def _enqueue(self, client: rb.Client, records: Iterator[Record]) -> None:
+    async def _enqueue(self, client: "rb.Client", records: Iterator[Record]) -> None:
         lot: list[rb.RiskSignal] = []
         for record in records:
             lot += self._ledger.read(record)
         await client.enqueue_many(lot)
 
-    async def _drain(self, client: rb.Client) -> None:
+    async def _drain(self, client: "rb.Client") -> None:
         """Send what waits. A stop must not cancel this: what is on its way would be cut off."""
         if not await self._stop.unless(self._taken(client)):
             return
@@ -429,7 +429,7 @@ class _Sending:
             await self._land(client)
         await draining
 
-    async def _taken(self, client: rb.Client) -> None:
+    async def _taken(self, client: "rb.Client") -> None:
         """Wait until Okta has taken something: the burst of a drain is not for credentials that nobody has tried."""
         flushing = asyncio.create_task(client.flush())
         try:
@@ -438,7 +438,7 @@ class _Sending:
         finally:
             flushing.cancel()
 
-    async def _land(self, client: rb.Client) -> None:
+    async def _land(self, client: "rb.Client") -> None:
         """Let the requests on their way be answered, for a moment, and end."""
         if client.statistics().requests_in_flight:
             self._screen.say(f"{self._stop.why}; up to {GRACE:g} s for the requests on their way, unless asked again")
@@ -454,7 +454,7 @@ class _Sending:
 
     # -- progress and report
 
-    async def _watch(self, client: rb.Client) -> None:
+    async def _watch(self, client: "rb.Client") -> None:
         """Show how it goes, and give up on an org that refuses whatever we send from the first request on."""
         plain_at = time.monotonic() + PLAIN_TICK
         while True:
@@ -473,7 +473,7 @@ class _Sending:
                 plain_at = now + PLAIN_TICK
                 self._screen.say("riskbatch: " + ", ".join(self._progress(books, short=False)))
 
-    def _progress(self, books: rb.Statistics, *, short: bool) -> list[str]:
+    def _progress(self, books: "rb.Statistics", *, short: bool) -> list[str]:
         """Return what there is to say, the most important first."""
         waiting = " ".join(
             f"{level.value[0] if short else level.value} {count}" for level, count in books.waiting_by_level.items()
@@ -492,7 +492,7 @@ class _Sending:
         (since, before), (now, accepted) = self._rates[0], self._rates[-1]
         return 60 * (accepted - before) / (now - since) if now > since else 0.0
 
-    def _seconds_left(self, books: rb.Statistics) -> float | None:
+    def _seconds_left(self, books: "rb.Statistics") -> float | None:
         """Return how long the rest should take; `None` if nobody knows. It is foreseen anew with each request."""
         is_known = self._is_read or (self._source.size is not None and self._source.taken > 0)
         if books.paused or not is_known:
@@ -502,7 +502,7 @@ class _Sending:
             self._end = books.requests, now + self._foreseen(books)
         return max(0.0, self._end[1] - now, books.resumes_after)
 
-    def _foreseen(self, books: rb.Statistics) -> float:
+    def _foreseen(self, books: "rb.Statistics") -> float:
         unread = 0.0
         if not self._is_read and self._source.size is not None:
             a_byte = self._ledger.signals / self._source.taken
@@ -512,7 +512,7 @@ class _Sending:
         # The end of a feed is sent without spacing, so that its requests come in one burst a window.
         return self._limit.period * (math.ceil(windows) if self._is_read else windows)
 
-    def _report(self, books: rb.Statistics, seconds: float) -> None:
+    def _report(self, books: "rb.Statistics", seconds: float) -> None:
         ledger = self._ledger
         if self._store is not None:
             ledger.counts["kept"] = books.abandoned
@@ -571,3 +571,57 @@ _MEANINGS = {
     "unsent": "surely not sent",
     "maybe sent": "no answer came: Okta may have them or not",
 }
+
+
+HELP = "send a file or a stream of signals"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to *parser*."""
+    explain(
+        parser,
+        """\
+Send a feed of signals to the org that OKTA_CLIENT_ORGURL names, with the API
+token in OKTA_CLIENT_TOKEN. (No option takes the token: it would show in `ps`.)
+
+A feed is JSON Lines, a JSON array, or CSV with a header. A record has ip,
+riskLevel (HIGH, MEDIUM, LOW) and optionally message, timestamp, expiresAt; in
+JSON it may also be a whole Okta RiskEvent with its subjects. A feed is read as it
+is sent, so it may be larger than memory, or never end; HIGH goes first among the
+10,000 signals read ahead.
+
+A record that is not accepted never stops the rest. Ctrl-C stops, and says what
+was sent.""",
+        "riskbatch send feed.csv --rejected bad.jsonl",
+        "riskbatch send bad.jsonl --rejected worse.jsonl    once more, when it is fixed",
+        "tail -F alerts.jsonl | riskbatch send - --limit 15/60s",
+        "riskbatch send feed.csv --store queue.db           stop and go on as you like",
+        "riskbatch send --store queue.db                    only what waits in it",
+        "",
+        "exit status: 0 all accepted, 1 something was not, 2 usage or configuration,",
+        "             130 stopped by Ctrl-C, 143 by SIGTERM",
+    )
+    add = parser.add_argument
+    add("file", metavar="FILE", nargs="?", help="what to send; - is standard input, as is nothing without --store")
+    add(
+        "--rejected",
+        metavar="FILE",
+        help="append what was not accepted to FILE, as JSON Lines with the reason; such a file can be sent again",
+    )
+    add(
+        "--store",
+        metavar="FILE",
+        help="keep what waits in this file; the same command goes on after Ctrl-C, a crash or a power cut",
+    )
+    add("--again", action="store_true", help="send FILE from its beginning, also what the store has taken of it before")
+    add("--format", choices=FORMATS, help="what the feed is, where its name and beginning do not tell")
+    add("--limit", metavar="30/60s", type=rate_limit, help="our share of the org's requests per time")
+    add("--subjects-per-event", metavar="N", type=int, help="signals with equal times share an event, up to N (50)")
+    add("--coalesce", action="store_true", help="a newer signal for an address replaces the one that waits")
+    add("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
+    add("--quiet", action="store_true", help="no progress, and no report if all was accepted")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return the exit status."""
+    return send(options)

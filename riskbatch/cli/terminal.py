@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-NOT_ACCEPTED, USAGE, INTERRUPTED, PIPE_BROKEN, TERMINATED = 1, 2, 130, 141, 143  # exit statuses; 128 + the signal
+from .exits import INTERRUPTED, TERMINATED
 
 
 class Stop:

@@ -15,9 +15,8 @@ import json
 import re
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Literal, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 
-import aiohttp
 from attrs import evolve, frozen
 
 from ..errors import AuthError, ConfigurationError, RequestFailed
@@ -26,6 +25,9 @@ from .environment import auth_from_env, check_org_url, org_url_from_env
 from .renewal import call
 from .transport import Transport, Unanswered, aiohttp_transport, open_session
 from .wire import Request, Response, describe, error_code, plain
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PATH = "/api/v1/risk/providers"
 READ_SCOPE = "okta.riskProviders.read"

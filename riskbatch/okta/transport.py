@@ -5,12 +5,14 @@ import platform
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import aiohttp
 from attrs import define
 
 from .wire import MAX_ANSWER, Request, Response
+
+if TYPE_CHECKING:
+    import aiohttp
 
 TIMEOUT = 30.0  # seconds for the whole exchange, as in Okta's SDKs
 CONNECT_TIMEOUT = 10.0  # seconds; shorter, since only a connection that was never made says "surely not arrived"
@@ -43,13 +45,16 @@ Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
 Middleware: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
 
 
-def open_session() -> aiohttp.ClientSession:
+def open_session() -> "aiohttp.ClientSession":
     """Return a session that keeps no cookies, so that Okta never takes it for a browser's."""
+    import aiohttp  # noqa: PLC0415 - takes 0.4 s, which `riskbatch completion` does not need
+
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
 
 
-def aiohttp_transport(session: aiohttp.ClientSession) -> Transport:
+def aiohttp_transport(session: "aiohttp.ClientSession") -> Transport:
     """Return a transport over *session*, which stays the caller's to close."""
+    import aiohttp  # noqa: PLC0415 - as above
 
     async def send(request: Request) -> Response:
         if session.closed:
@@ -82,7 +87,9 @@ def _pass(middleware: Middleware, transport: Transport, request: Request) -> Awa
     return middleware(request, transport)
 
 
-async def _exchange(session: aiohttp.ClientSession, request: Request) -> Response:
+async def _exchange(session: "aiohttp.ClientSession", request: Request) -> Response:
+    import aiohttp  # noqa: PLC0415 - as above
+
     async with (
         asyncio.timeout(TIMEOUT),
         session.request(

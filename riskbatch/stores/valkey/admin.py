@@ -92,6 +92,18 @@ async def drop(engine: Engine, *, row: int | None = None, level: RiskLevel | Non
     return dropped
 
 
+async def names(engine: Engine) -> list[str]:
+    """Return the names of all fleets that have a queue in the engine, whichever of them *engine* is for."""
+    found = set()
+    try:
+        async for key in engine._client.scan_iter(match=engine.pattern, count=1_000):
+            text = key.decode() if isinstance(key, bytes) else key
+            found.add(text.partition("{")[2].partition("}")[0])
+    except (engine._exceptions.ValkeyError, OSError, TimeoutError) as error:
+        raise StoreError(f"{engine.shown}: {error}") from None
+    return sorted(found)
+
+
 async def _call(engine: Engine, step: str, signals: Sequence[str] = (), **given: object) -> Any:
     common = {"lease": _LEASE, "coalesce": False, "call": 1, "answered": 0, "epoch": ""}
     try:

@@ -153,6 +153,7 @@ class Engine:
         self._owned = owned
         self._exceptions = exceptions
         self._keys = [f"riskbatch:{_LAYOUT}:{{{name}}}:{key}" for key in _KEYS]
+        self.pattern = f"riskbatch:{_LAYOUT}:{{*}}:*"  # of the keys of every fleet
         self._digest = hashlib.sha1(_script().encode(), usedforsecurity=False).hexdigest()  # as EVALSHA wants it
         self.name = name
         self.shown = shown

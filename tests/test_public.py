@@ -93,7 +93,7 @@ def test_the_core_needs_four_packages_and_no_more():
         "simulation/simulation": {"matplotlib"},
         "okta/keys": {"joserfc"},
         "okta/oauth": {"joserfc"},
-        "emulator/oauth": {"cryptography"},
+        "emulator/jwt": {"cryptography"},
         "testing/plugin": {"pytest"},
         "stores/valkey/engine": {"valkey"},
     }

@@ -21,7 +21,7 @@ import riskbatch as rb
 from .terminal import PIPE_BROKEN, Stop, counted
 
 if TYPE_CHECKING:
-    from ..emulator.org import Exchange, Fault, OktaEmulator
+    from ..emulator import Exchange, Fault, OktaEmulator
 
 
 def demo(_: argparse.Namespace) -> int:
@@ -154,7 +154,7 @@ class _Demo:
 
     async def run(self) -> int:
         """Tell the story and return the exit status."""
-        from ..emulator.org import OktaEmulator  # noqa: PLC0415 - the other commands need no server
+        from ..emulator import OktaEmulator  # noqa: PLC0415 - the other commands need no server
 
         witness = _Witness(self._fault, self._saw, lambda: random.uniform(0.1, 0.3) * self._second)
         with self._stop.on_signals():
@@ -218,7 +218,7 @@ class _Demo:
 
     def _fault(self, exchange: "Exchange") -> "Fault | None":
         """Fail the first request that carries two HIGH."""
-        from ..emulator.org import Fault  # noqa: PLC0415 - as above
+        from ..emulator import Fault  # noqa: PLC0415 - as above
 
         levels = [level for _, level in _subjects(exchange.request.body)]
         if self._has_failed or levels.count("HIGH") < 2:
@@ -284,7 +284,7 @@ class _Emulation:
 
     async def run(self) -> int:
         """Serve until somebody says stop; that is the good end."""
-        from ..emulator.org import DEFAULT_TOKEN, OktaEmulator  # noqa: PLC0415 - the other commands need no server
+        from ..emulator import DEFAULT_TOKEN, OktaEmulator  # noqa: PLC0415 - the other commands need no server
 
         options, limit = self._options, self._options.limit
         rb.ApiToken(options.token or DEFAULT_TOKEN)  # a token that no client could send is refused here
@@ -317,7 +317,7 @@ class _Emulation:
         )
 
     def _fault(self, _: "Exchange") -> "Fault | None":
-        from ..emulator.org import Fault  # noqa: PLC0415 - as above
+        from ..emulator import Fault  # noqa: PLC0415 - as above
 
         return Fault.unavailable() if random.random() < self._options.fault else None
 

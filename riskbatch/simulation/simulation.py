@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 from multidict import CIMultiDict
 
 from ..client import Client
-from ..emulator.org import DEFAULT_TOKEN, EmulatedRequest, Org
+from ..emulator import DEFAULT_TOKEN, EmulatedRequest, Org
 from ..limiter import RateLimit
 from ..okta.auth import ApiToken
 from ..okta.renewal import now_on

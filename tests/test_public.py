@@ -94,6 +94,7 @@ def test_the_core_needs_four_packages_and_no_more():
         "okta/keys": {"joserfc"},
         "okta/oauth": {"joserfc"},
         "emulator/jwt": {"cryptography"},
+        "cli/emulate": {"joserfc"},
         "testing/plugin": {"pytest"},
         "stores/valkey/engine": {"valkey"},
     }

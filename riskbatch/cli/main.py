@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import riskbatch as rb
 
-from .demo import demo, emulate
+from . import demo, emulate
 from .records import CHUNK, FORMATS, Feed, signals
 from .send import send
 from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted, printable
@@ -88,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_send(commands.add_parser("send", help="send a file or a stream of signals"))
-    _add_demo(commands.add_parser("demo", help="watch the real client at the real pace, against a local Okta"))
-    _add_emulate(commands.add_parser("emulate", help="run a strict local Okta to send to"))
+    _add(commands.add_parser("demo", help=demo.HELP), demo)
+    _add(commands.add_parser("emulate", help=emulate.HELP), emulate)
     _add_simulate(commands.add_parser("simulate", help="is the budget enough for my traffic? an hour in seconds"))
     _add_providers(
         commands.add_parser("providers", help="list, create or change who may send, and what Okta does with it")
@@ -152,31 +153,11 @@ was sent.""",
     parser.set_defaults(command=send)
 
 
-def _add_demo(parser: argparse.ArgumentParser) -> None:
-    _explain(
-        parser,
-        "Start a local Okta org that takes 30 requests a minute, and send it a feed through\n"
-        "the real client in real time: half a minute that shows what this product does.",
-        "riskbatch demo",
-    )
-    parser.set_defaults(command=demo)
-
-
-def _add_emulate(parser: argparse.ArgumentParser) -> None:
-    _explain(
-        parser,
-        "Run a strict local Okta org until Ctrl-C, and print what to export so that\n`riskbatch send` finds it.",
-        "riskbatch emulate --port 8080",
-        "riskbatch emulate --limit 15/60s --window sliding --latency 0.3 --fault 0.05",
-    )
-    add = parser.add_argument
-    add("--port", type=_port, default=0, help="on 127.0.0.1; any free one if not given")
-    add("--limit", metavar="30/60s", type=_rate, default=rb.RateLimit(), help="requests that the org takes per time")
-    add("--window", choices=("fixed", "sliding"), default="fixed", help="how it counts them; fixed, as Okta does")
-    add("--latency", metavar="SECONDS", type=_number(86400.0), default=0.1, help="until an answer; 0.1")
-    add("--token", help="the API token that it takes")
-    add("--fault", metavar="SHARE", type=_number(1.0), default=0.0, help="of the requests that get a 503, such as 0.05")
-    parser.set_defaults(command=emulate)
+def _add(parser: argparse.ArgumentParser, command: ModuleType) -> None:
+    """Give *parser* the options of a command that is a module."""
+    _explain(parser, "")
+    command.add_options(parser)
+    parser.set_defaults(command=command.run)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -337,12 +318,6 @@ def _rate(text: str) -> rb.RateLimit:
         return rb.RateLimit(int(match[1]), float(match[2]))
     except rb.ConfigurationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _port(text: str) -> int:
-    if re.fullmatch(r"\d{1,5}", text) and int(text) < 2**16:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
 
 
 def _number(most: float) -> Callable[[str], float]:

@@ -18,10 +18,10 @@ CROWDED_RESET = 114.0  # seconds; a live org was seen to suggest this while a sl
 
 @attrs.define(eq=False)
 class Exchange:
-    """One request to the risk endpoint and what became of it."""
+    """One request and what became of it."""
 
     number: int
-    """1 for the first to arrive; 0 for a request to another endpoint."""
+    """1 for the first that arrives at the risk endpoint; 0 for a request to another endpoint."""
     arrived_at: float
     """Seconds on the caller's clock at which its head arrived."""
     request: EmulatedRequest

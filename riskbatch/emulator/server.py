@@ -38,6 +38,7 @@ class OktaEmulator:
         latency: Seconds from the arrival of a request, which is judged at once, to its answer; a number or a function
             that is called once a request.
         script: Asked for a fault when none of `faults` applies.
+        on_judged: Called with each exchange, of every endpoint, once it is judged and before its answer leaves.
         options: The keywords of `Org`, which stays reachable as `okta.org`.
 
     Raises:
@@ -51,6 +52,7 @@ class OktaEmulator:
         port: int = 0,
         latency: float | Callable[[], float] = 0.0,
         script: Callable[[Exchange], Fault | None] | None = None,
+        on_judged: Callable[[Exchange], None] | None = None,
         **options: Unpack[OrgOptions],
     ) -> None:
         self.org = Org(**options)
@@ -60,6 +62,7 @@ class OktaEmulator:
         self.token_faults: list[Fault] = []
         """The same for the token endpoint."""
         self.script = script
+        self.on_judged = on_judged
         self._host = _loopback(host)
         self._port = port
         self._url = ""
@@ -163,6 +166,8 @@ class OktaEmulator:
             response = self.org.respond(exchange, asyncio.get_running_loop().time(), time.time())
         if fault is not None:
             response = self.org.fail(exchange, fault, time.time()) or response
+        if self.on_judged is not None:
+            self.on_judged(exchange)
         latency = self.latency() if callable(self.latency) else self.latency
         await asyncio.sleep(latency + (fault.delay if fault else 0.0))
         if fault is not None and fault.ending == "hang":

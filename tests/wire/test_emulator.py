@@ -782,6 +782,17 @@ async def test_a_script_is_asked_for_every_request_without_a_fault():
         assert asked == [2, 3, 4]
 
 
+async def test_an_observer_sees_every_request_once_it_is_judged():
+    """`on_judged` is called before the answer leaves, for every endpoint, also where a fault replaces the answer."""
+    seen = []
+    async with calling(on_judged=lambda each: seen.append((each.request.endpoint, each.number, each.status))) as caller:
+        caller.okta.faults.append(Fault.unavailable())
+        await caller.send()
+        await caller.send()
+        await caller.send(method="GET", path="/api/v1/users")
+    assert seen == [(RISK_EVENTS_PATH, 1, 503), (RISK_EVENTS_PATH, 2, 202), ("/api/v1/users", 0, 404)]
+
+
 async def test_faults_that_ingest_nothing_use_no_quota():
     """A request that the org never saw does not lower Remaining."""
     async with calling(limit=5) as caller:

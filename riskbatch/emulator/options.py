@@ -22,18 +22,21 @@ _Shown = Literal["principal", "org"]
 _Gone = Literal["E0000008", "E0000026", "E0000215"]
 
 
-class OrgOptions(TypedDict, total=False):
-    """The keywords of `Org`, where each is explained."""
-
+class _RateKeywords(TypedDict, total=False):
     limit: int
     period: float
     window: _Window
     phase: float | None
     principal_share: float
     header_limit: _Shown
-    concurrency: int
-    clock_skew: float
     duplicate_headers: bool
+    clock_skew: float
+
+
+class OrgOptions(_RateKeywords, total=False):
+    """The keywords of `Org`, as types; what each means stands at `RateOptions` and `Options`, in the same order."""
+
+    concurrency: int
     max_subjects: int | None
     allow_unknown: bool
     name_causes: bool

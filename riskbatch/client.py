@@ -24,7 +24,7 @@ from .inbox import Inbox
 from .limiter import Limiter, RateLimit
 from .log import log_fields
 from .okta.auth import Auth
-from .okta.environment import auth_from_env, check_org_url, org_url_from_env
+from .okta.environment import auth_from_env, check_org_url, client_options_from_env, org_url_from_env
 from .okta.transport import Middleware, Transport, aiohttp_transport, open_session, with_middleware
 from .okta.wire import MAX_SUBJECTS, PATH
 from .prioritizer import Prioritizer
@@ -219,7 +219,8 @@ class Client:
         Reads `OKTA_CLIENT_ORGURL` and `OKTA_CLIENT_AUTHORIZATIONMODE`. With `SSWS`, the default, `OKTA_CLIENT_TOKEN`;
         with `PrivateKey`, `OKTA_CLIENT_CLIENTID`, `_PRIVATEKEY` (PEM, also with `\\n` written out, a JWK, or a path)
         and, if they are set, `_KID`, `_SCOPES` (commas or spaces between) and `_DPOPENABLED`. The mode `Bearer` is
-        refused: a token from elsewhere could not be renewed. The SDK's okta.yaml is not read.
+        refused: a token from elsewhere could not be renewed. The SDK's okta.yaml is not read. `RISKBATCH_LIMIT`
+        (`15/60s`) and `RISKBATCH_LINGER` (seconds) are the arguments *limit* and *linger*, where *overrides* have none.
 
         Raises:
             ConfigurationError: A variable is missing or asks for what this client cannot do.
@@ -229,7 +230,10 @@ class Client:
             overrides["org_url"] = org_url_from_env()
         if "auth" not in overrides:
             overrides["auth"] = auth_from_env()
-        return cls(**overrides)
+        options: dict[str, Any] = {**client_options_from_env()}
+        if "limit" in options:
+            options["limit"] = RateLimit(*options["limit"])
+        return cls(**options | overrides)
 
     # -- life
 

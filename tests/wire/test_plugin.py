@@ -84,3 +84,25 @@ async def test_the_environment_names_the_org_and_its_whole_budget():
 def test_the_marker_can_make_the_org_as_slow_as_okta(riskbatch_okta):
     """The variables follow: a program gets the budget that the org has."""
     assert riskbatch_okta.environment["RISKBATCH_LIMIT"] == "30/60s"
+
+
+async def test_no_program_that_uses_from_env_waits_for_the_second_request(riskbatch_okta, monkeypatch):
+    """With the fixture's variables it sends ten requests, one after another, within a second."""
+    for name, value in riskbatch_okta.environment.items():
+        monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    async with rb.Client.from_env() as client:
+        for n in range(10):
+            await (await client.enqueue(rb.RiskSignal(f"203.0.113.{n}", "LOW")))
+    assert len(riskbatch_okta.requests) == 10
+    assert time.monotonic() - began < 1.0
+
+
+def test_an_argument_of_the_program_outweighs_a_variable(riskbatch_okta, monkeypatch):
+    """What the code says is what counts; a bad variable is refused all the same, with its name."""
+    for name, value in riskbatch_okta.environment.items():
+        monkeypatch.setenv(name, value)
+    rb.Client.from_env(limit=rb.RateLimit(5), linger=1.0)
+    monkeypatch.setenv("RISKBATCH_LIMIT", "many")
+    with pytest.raises(rb.ConfigurationError, match="RISKBATCH_LIMIT is 'many'"):
+        rb.Client.from_env()

@@ -98,7 +98,8 @@ async def test_the_demo_shows_what_the_product_promises():
     for place in asides:
         waiting = int(re.search(r"while (\d+) others wait", story[place])[1])
         assert waiting > 50
-        assert f"HIGH{X}1 " in story[place + 1]
+        # On a busy machine, a request that left just before the HIGH was enqueued may arrive after that line.
+        assert any(f"HIGH{X}1 " in line for line in story[place + 1 : place + 3])
     assert "503: all go back" in text
     assert "400: one is bad" in text
     assert f"MEDIUM{X}1 " in text

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -13,8 +14,9 @@ _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}  # seconds
 
 
 def explain(parser: argparse.ArgumentParser, about: str, *examples: str) -> None:
-    """Give *parser* a description, and the examples that its help text ends with; both keep their line breaks."""
-    parser.description = about
+    """Give *parser* a description, wrapped to 79 columns by paragraphs, and the examples at the end, as they are."""
+    paragraphs = about.split("\n\n")
+    parser.description = "\n\n".join(textwrap.fill(" ".join(each.split()), 79) for each in paragraphs)
     parser.epilog = "\n".join(["examples:", *(f"  {example}".rstrip() for example in examples)])
 
 

@@ -14,7 +14,7 @@ from .errors import ClientClosed, InvalidSignal
 from .lifespan import CLOSED, Lifespan, Observers
 from .limiter import Limiter, RateLimit
 from .okta.auth import Auth
-from .okta.environment import auth_from_env, check_org_url, org_url_from_env
+from .okta.environment import auth_from_env, check_org_url, client_options_from_env, org_url_from_env
 from .okta.transport import Middleware, Transport
 from .queue import MANY, WhenFull
 from .receipts import Receipt
@@ -107,7 +107,8 @@ class Client:
         Reads `OKTA_CLIENT_ORGURL` and `OKTA_CLIENT_AUTHORIZATIONMODE`. With `SSWS`, the default, `OKTA_CLIENT_TOKEN`;
         with `PrivateKey`, `OKTA_CLIENT_CLIENTID`, `_PRIVATEKEY` (PEM, also with `\\n` written out, a JWK, or a path)
         and, if they are set, `_KID`, `_SCOPES` (commas or spaces between) and `_DPOPENABLED`. The mode `Bearer` is
-        refused: a token from elsewhere could not be renewed. The SDK's okta.yaml is not read.
+        refused: a token from elsewhere could not be renewed. The SDK's okta.yaml is not read. `RISKBATCH_LIMIT`
+        (`15/60s`) and `RISKBATCH_LINGER` (seconds) are the arguments *limit* and *linger*, where *overrides* have none.
 
         Raises:
             ConfigurationError: A variable is missing or asks for what this client cannot do.
@@ -117,6 +118,11 @@ class Client:
             overrides["org_url"] = org_url_from_env()
         if "auth" not in overrides:
             overrides["auth"] = auth_from_env()
+        found = client_options_from_env()
+        if "limit" in found:
+            overrides.setdefault("limit", RateLimit(*found["limit"]))
+        if "linger" in found:
+            overrides.setdefault("linger", found["linger"])
         return cls(**overrides)
 
     # -- life

@@ -98,7 +98,7 @@ class FakeOrg:
 
 
 def client(org: FakeOrg, **options) -> rb.Client:
-    """A client of *org* that has room for floods and does not linger, unless asked to, so that tests read straight on."""
+    """A client of *org* with room for floods. It does not linger, unless asked to, so that tests read straight on."""
     return rb.Client(
         URL, rb.ApiToken(DEFAULT_TOKEN), **{"transport": org, "linger": 0.0, "capacity": 100_000} | options
     )

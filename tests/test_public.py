@@ -93,7 +93,8 @@ def test_the_core_needs_four_packages_and_no_more():
         "simulation/plot": {"matplotlib"},
         "okta/keys": {"joserfc"},
         "okta/oauth": {"joserfc"},
-        "emulator/oauth": {"cryptography"},
+        "emulator/jwt": {"cryptography"},
+        "cli/emulate": {"joserfc"},
         "testing/plugin": {"pytest"},
         "stores/valkey/engine": {"valkey"},
     }

@@ -1,4 +1,4 @@
-"""The stand-in for users' unit tests: it records what Okta would get, and fails as it is told."""
+"""The stand-in for users' unit tests: it records what Okta would get, and fails as the test tells it."""
 
 import asyncio
 import subprocess
@@ -11,8 +11,7 @@ import pytest
 from multidict import CIMultiDict
 
 import riskbatch as rb
-from riskbatch.okta.wire import Response
-from riskbatch.testing import QUICK, RecordingTransport, lost, unreachable
+from riskbatch.testing import QUICK, RecordingTransport, Response, lost, unreachable
 
 URL = "https://acme.okta.com"
 NOW = datetime.now(UTC).replace(microsecond=0)  # whole milliseconds, as on the wire
@@ -93,3 +92,12 @@ def test_the_stand_ins_do_not_need_pytest():
     """`riskbatch.testing` works with any test framework; only the plugin beside it imports pytest."""
     code = "import sys, riskbatch.testing; sys.exit('pytest' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_all_names_what_tests_need():
+    """`from riskbatch.testing import *` is enough to script answers and to type a transport."""
+    import riskbatch.testing
+
+    names = {"QUICK", "RecordingTransport", "Request", "Response", "Unanswered", "serve_okta", "lost", "unreachable"}
+    assert set(riskbatch.testing.__all__) == names
+    assert all(getattr(riskbatch.testing, name) is not None for name in names)

@@ -1,118 +1,41 @@
-"""
-`riskbatch demo` and `riskbatch emulate`: a local Okta, and what arrives there, line by line.
-"""
+"""`riskbatch demo`: the real client sends a feed to a local Okta in real time, and each request is shown."""
 
 import argparse
 import asyncio
-import json
 import math
-import os
 import random
-import shlex
 import statistics
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import riskbatch as rb
 
-from .exits import PIPE_BROKEN
 from .options import explain
-from .terminal import Stop, counted
+from .printer import Printer, subjects
+from .terminal import Stop
 
 if TYPE_CHECKING:
-    from ..emulator.org import Exchange, Fault, OktaEmulator
+    from ..emulator import Exchange, Fault, OktaEmulator
+
+HELP = "watch the real client at the real pace, against a local Okta"
 
 
-def demo(_: argparse.Namespace) -> int:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command to *parser*."""
+    explain(
+        parser,
+        "Start a local Okta org that takes 30 requests a minute, and send it a feed with\n"
+        "the real client in real time: half a minute that shows what this product does.",
+        "riskbatch demo",
+    )
+
+
+def run(_: argparse.Namespace) -> int:
     """Show the product at the real pace and return the exit status."""
     return asyncio.run(_Demo(sys.stdout, rb.RateLimit()).run())
-
-
-def emulate(options: argparse.Namespace) -> int:
-    """Run a local Okta until Ctrl-C and return the exit status."""
-    return asyncio.run(_Emulation(options, sys.stdout).run())
-
-
-_TIMES = "\N{MULTIPLICATION SIGN}"
-
-_COLOURS = {"HIGH": "1;31", "MEDIUM": "33", "LOW": "2"}
-
-
-class _Printer:
-    """Lines on stdout, in colour where somebody sees it and NO_COLOR is not set (no-color.org)."""
-
-    def __init__(self, stream: TextIO | None, stop: Stop) -> None:
-        self._stream = stream
-        self._stop = stop
-        is_seen = stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._colour = is_seen and not os.environ.get("NO_COLOR")
-
-    def say(self, text: str = "") -> None:
-        """Write *text*; if nobody reads any more, ask for the end."""
-        try:
-            print(text, file=self._stream, flush=True)
-        except BrokenPipeError:
-            self._stop.ask("nobody reads", PIPE_BROKEN)
-        except UnicodeEncodeError:  # a terminal without the multiplication sign
-            print(text.replace(_TIMES, "x").encode("ascii", "replace").decode(), file=self._stream, flush=True)
-
-    def level(self, name: str, text: str) -> str:
-        """Return *text* in the colour of the level."""
-        return f"\x1b[{_COLOURS[name]}m{text}\x1b[0m" if self._colour and name in _COLOURS else text
-
-    def mix(self, levels: Mapping[str, int], width: int) -> str:
-        """Return the count of each level there is, filled up to *width* columns."""
-        parts = [(name, f"{name}{_TIMES}{levels[name]}") for name in _COLOURS if levels.get(name)]
-        plain = " ".join(text for _, text in parts) or "-"
-        return (" ".join(self.level(*part) for part in parts) or "-") + " " * (width - len(plain))
-
-
-def _subjects(body: bytes | None) -> list[tuple[str, str]]:
-    """Return `(ip, level)` of each signal in a payload; nothing if it is no payload."""
-    try:
-        events = json.loads(body or b"")
-        return [(str(subject["ip"]), str(subject["riskLevel"])) for event in events for subject in event["subjects"]]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return []
-
-
-class _Witness:
-    """
-    Sees each request as the org judges it: give `script` and `latency` to an `OktaEmulator`.
-
-    The emulator asks for a fault, judges, and asks for the latency without a turn of the event loop between, so the
-    exchange that was last asked about is the one that was just judged.
-
-    Args:
-        fault: Called with each exchange: what goes wrong with it.
-        saw: Called with each exchange once it is judged; `None` if it was for another path.
-        seconds: From a request to its answer.
-    """
-
-    def __init__(
-        self,
-        fault: Callable[["Exchange"], "Fault | None"],
-        saw: Callable[["Exchange | None"], None],
-        seconds: Callable[[], float],
-    ) -> None:
-        self._fault = fault
-        self._saw = saw
-        self._seconds = seconds
-        self._exchange: Exchange | None = None
-
-    def script(self, exchange: "Exchange") -> "Fault | None":
-        """Choose the fault of *exchange*."""
-        self._exchange = exchange
-        return self._fault(exchange)
-
-    def latency(self) -> float:
-        """Tell of the exchange and return the seconds to its answer."""
-        exchange, self._exchange = self._exchange, None
-        self._saw(exchange)
-        return self._seconds()
 
 
 # Seconds, what arrives then, and why.
@@ -135,18 +58,18 @@ _POISON = "198.51.100.43"
 
 class _Demo:
     """
-    The feed of `riskbatch demo` through a real client to a local org, told as it happens.
+    The feed of `riskbatch demo`, sent through a real client to a local org, and shown as it happens.
 
     Args:
-        stream: Where the story goes.
-        limit: The budget; the feed keeps to its period, a minute, or runs as much faster as that is shorter.
+        stream: Where the lines go.
+        limit: The budget. With a period of a minute the feed takes half a minute; with a shorter one it is faster.
     """
 
     def __init__(self, stream: TextIO | None, limit: rb.RateLimit) -> None:
         self._limit = limit
         self._second = limit.period / 60
         self._stop = Stop()
-        self._out = _Printer(stream, self._stop)
+        self._out = Printer(stream, self._stop)
         self._sent_at: dict[str, float] = {}
         self._made: Counter[str] = Counter()
         self._latencies: dict[str, list[float]] = {name: [] for name in _NETS}
@@ -155,17 +78,17 @@ class _Demo:
         self._has_failed = False
 
     async def run(self) -> int:
-        """Tell the story and return the exit status."""
-        from ..emulator.org import OktaEmulator  # noqa: PLC0415 - the other commands need no server
+        """Send the feed and return the exit status."""
+        from ..emulator import OktaEmulator  # noqa: PLC0415 - the other commands need no server
 
-        witness = _Witness(self._fault, self._saw, lambda: random.uniform(0.1, 0.3) * self._second)
         with self._stop.on_signals():
             async with OktaEmulator(
                 limit=self._limit.requests,
                 period=self._limit.period,
                 window="sliding",
-                latency=witness.latency,
-                script=witness.script,
+                latency=lambda: random.uniform(0.1, 0.3) * self._second,
+                script=self._fault,
+                on_judged=self._show,
                 poison=lambda signal_: signal_.ip == _POISON,
             ) as okta:
                 self._client = rb.Client(
@@ -173,12 +96,12 @@ class _Demo:
                 )
                 async with self._client:
                     self._begin()
-                    done = await self._stop.unless(self._tell())
+                    done = await self._stop.unless(self._send_feed())
                 if done:
                     self._summary(okta)
         return self._stop.status or int(self._outcomes.total() != self._outcomes["Accepted"] + len(self._rejected))
 
-    # -- the story
+    # -- the feed
 
     def _begin(self) -> None:
         say = self._out.say
@@ -189,14 +112,14 @@ class _Demo:
         say("                                        has waited     left")
         self._started = time.monotonic()
 
-    async def _tell(self) -> None:
+    async def _send_feed(self) -> None:
         for at, levels, why in _FEED:
             await asyncio.sleep(self._started + at * self._second - time.monotonic())
-            self._tell_why(why)
+            self._announce(why)
             await self._client.enqueue_many([self._make(name) for name, count in levels.items() for _ in range(count)])
         await self._client.aclose(30 * self._second)
 
-    def _tell_why(self, why: str) -> None:
+    def _announce(self, why: str) -> None:
         self._out.say(f"{self._now():5.1f}s  + {why.format(waiting=self._client.statistics().waiting)}")
 
     def _make(self, name: str) -> rb.RiskSignal:
@@ -220,25 +143,25 @@ class _Demo:
 
     def _fault(self, exchange: "Exchange") -> "Fault | None":
         """Fail the first request that carries two HIGH."""
-        from ..emulator.org import Fault  # noqa: PLC0415 - as above
+        from ..emulator import Fault  # noqa: PLC0415 - as above
 
-        levels = [level for _, level in _subjects(exchange.request.body)]
+        levels = [level for _, level in subjects(exchange.request.body)]
         if self._has_failed or levels.count("HIGH") < 2:
             return None
         self._has_failed = True
         return Fault.unavailable()
 
-    def _saw(self, exchange: "Exchange | None") -> None:
-        if exchange is None:
+    def _show(self, exchange: "Exchange") -> None:
+        if not exchange.number:  # a stranger's request to another endpoint
             return
-        subjects = _subjects(exchange.request.body)
-        waits = [time.monotonic() - self._sent_at[ip] for ip, level in subjects if level == "HIGH"]
+        carried = subjects(exchange.request.body)
+        waits = [time.monotonic() - self._sent_at[ip] for ip, level in carried if level == "HIGH"]
         oldest = self._out.level("HIGH", f"{max(waits):9.1f} s") if waits else f"{'-':>11}"
-        mix = self._out.mix(Counter(level for _, level in subjects), 23)
+        mix = self._out.mix(Counter(level for _, level in carried), 23)
         permits = self._client.statistics().permits
         self._out.say(
             f"{self._now():5.1f}s  {exchange.number:4}  {mix}  {oldest}  {permits:7}  "
-            f"{exchange.status}{self._meaning(exchange, len(subjects))}"
+            f"{exchange.status}{self._meaning(exchange, len(carried))}"
         )
 
     @staticmethod
@@ -270,98 +193,3 @@ class _Demo:
 
 def _percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[math.ceil(share * len(values)) - 1]
-
-
-class _Emulation:
-    """One run of `riskbatch emulate`."""
-
-    def __init__(self, options: argparse.Namespace, stream: TextIO | None) -> None:
-        self._options = options
-        self._stop = Stop()
-        self._out = _Printer(stream, self._stop)
-        self._arrivals: deque[float] = deque()  # of the last period
-        self._most = 0
-        self._requests = 0
-        self._signals: Counter[str] = Counter()
-
-    async def run(self) -> int:
-        """Serve until somebody says stop; that is the good end."""
-        from ..emulator.org import DEFAULT_TOKEN, OktaEmulator  # noqa: PLC0415 - the other commands need no server
-
-        options, limit = self._options, self._options.limit
-        rb.ApiToken(options.token or DEFAULT_TOKEN)  # a token that no client could send is refused here
-        witness = _Witness(self._fault, self._saw, lambda: float(options.latency))
-        with self._stop.on_signals():
-            async with OktaEmulator(
-                port=options.port,
-                limit=limit.requests,
-                period=limit.period,
-                window=options.window,
-                token=options.token or DEFAULT_TOKEN,
-                latency=witness.latency,
-                script=witness.script,
-            ) as self._okta:
-                self._begin(self._okta.url, self._okta.token)
-                await self._stop.asked.wait()
-        self._out.say(
-            f"\n{counted(self._requests, 'request')}, at most {self._most} in any {limit.period:g} s "
-            f"(limit {limit.requests}); accepted: {self._out.mix(self._signals, 0)}"
-        )
-        return PIPE_BROKEN if self._stop.status == PIPE_BROKEN else 0
-
-    def _begin(self, url: str, token: str) -> None:
-        limit = self._options.limit
-        self._out.say(f"export OKTA_CLIENT_ORGURL={shlex.quote(url)}")
-        self._out.say(f"export OKTA_CLIENT_TOKEN={shlex.quote(token)}")
-        self._out.say(
-            f"# a local Okta: {limit.requests} requests in {limit.period:g} s, {self._options.window} window. "
-            f"Paste the two lines\n# above into another terminal and run `riskbatch send FILE` there. Ctrl-C ends."
-        )
-
-    def _fault(self, _: "Exchange") -> "Fault | None":
-        from ..emulator.org import Fault  # noqa: PLC0415 - as above
-
-        return Fault.unavailable() if random.random() < self._options.fault else None
-
-    def _saw(self, exchange: "Exchange | None") -> None:
-        clock = time.strftime("%H:%M:%S")
-        if exchange is None:
-            self._out.say(f"{clock}        a request for another path than the risk events'")
-            return
-        levels = Counter(level for _, level in _subjects(exchange.request.body))
-        self._requests += 1
-        if exchange.status == 202:
-            self._signals += levels
-        self._count(exchange.arrived_at)
-        limit = self._options.limit
-        answer = f"{exchange.status} {exchange.error_code or ''}".rstrip()
-        self._out.say(
-            f"{clock}  {exchange.number:5}  {self._out.mix(levels, 23)}  "
-            f"{len(self._arrivals)} in {limit.period:g} s (limit {limit.requests})  {answer}"
-        )
-        self._okta.requests.clear()  # they are told; an emulator that runs for days must not keep them
-        self._okta.signals.clear()
-
-    def _count(self, arrived_at: float) -> None:
-        self._arrivals.append(arrived_at)
-        while self._arrivals[0] <= arrived_at - self._options.limit.period:
-            self._arrivals.popleft()
-        self._most = max(self._most, len(self._arrivals))
-
-
-HELP = "watch the real client at the real pace, against a local Okta"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command to *parser*."""
-    explain(
-        parser,
-        "Start a local Okta org that takes 30 requests a minute, and send it a feed through\n"
-        "the real client in real time: half a minute that shows what this product does.",
-        "riskbatch demo",
-    )
-
-
-def run(options: argparse.Namespace) -> int:
-    """Run the command and return the exit status."""
-    return demo(options)

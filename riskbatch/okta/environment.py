@@ -7,6 +7,7 @@ Source: okta-sdk-python README, "Environment variables" (read 2026-08-21).
 import ipaddress
 import os
 import re
+from typing import TypedDict
 
 from yarl import URL
 
@@ -122,3 +123,36 @@ def _variable(name: str) -> str:
     if not value:
         raise ConfigurationError(f"the environment variable {name} is not set")
     return value
+
+
+class OptionsFromEnv(TypedDict, total=False):
+    """Options of `Client` that the environment names; a variable that is not set, or empty, is left out."""
+
+    limit: tuple[int, float]
+    """Requests, and the seconds in which they may leave: the two arguments of `RateLimit`."""
+    linger: float
+    """Seconds."""
+
+
+_LIMIT = re.compile(r"([1-9]\d{0,8})/(\d{1,9}(?:\.\d{1,9})?)s?", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
+
+
+def client_options_from_env() -> OptionsFromEnv:
+    """
+    Return what operators may change without code: `RISKBATCH_LIMIT` (`15/60s`) and `RISKBATCH_LINGER` (seconds).
+
+    Raises:
+        ConfigurationError: A value is none of these; the message names the variable, the value and an example.
+    """
+    options = OptionsFromEnv()
+    if text := os.environ.get("RISKBATCH_LIMIT", "").strip():
+        match = _LIMIT.fullmatch(text)
+        if match is None or float(match[2]) == 0:
+            raise ConfigurationError(f"RISKBATCH_LIMIT is {text!r}; it must be REQUESTS/SECONDS, such as 15/60s")
+        options["limit"] = int(match[1]), float(match[2])
+    if text := os.environ.get("RISKBATCH_LINGER", "").strip():
+        if not _SECONDS.fullmatch(text):
+            raise ConfigurationError(f"RISKBATCH_LINGER is {text!r}; it must be seconds, such as 0 or 2.5")
+        options["linger"] = float(text)
+    return options

@@ -6,9 +6,9 @@ For the tests of your own code: a stand-in for Okta without sockets, and a local
         await code_under_test(client)
     assert [signal.ip for signal in okta.signals] == ["203.0.113.7"]
 
-`RecordingTransport` takes what the client sends and answers as it is told. It is not strict: how Okta judges, limits
-and fails is the emulator's to show, as `OktaEmulator` in an async test, or `serve_okta` and the pytest fixture
-`riskbatch_okta` anywhere.
+`RecordingTransport` records what the client sends, and answers as the test tells it. It is not strict: how Okta
+judges, limits and fails is what the emulator shows. Use `OktaEmulator` in an async test, and `serve_okta` or the pytest
+fixture `riskbatch_okta` in any test. Nothing here needs pytest; only `riskbatch.testing.plugin` does.
 """
 
 import asyncio
@@ -29,27 +29,39 @@ if TYPE_CHECKING:
     from ..emulator import OktaEmulator
 
 
+__all__ = [
+    "QUICK",
+    "RecordingTransport",
+    "Request",
+    "Response",
+    "Unanswered",
+    "lost",
+    "serve_okta",
+    "unreachable",
+]
+
+
 class _Quick(TypedDict):
     limit: RateLimit
     linger: float
 
 
-# Keywords for a client that keeps no test waiting: no pace to speak of, no lingering, and retries within milliseconds.
+# Keywords of `Client` for tests: requests leave within milliseconds of each other, retries too, and nothing lingers.
 QUICK: _Quick = {"limit": RateLimit(60_000, 60.0), "linger": 0.0}
 
 
 class RecordingTransport:
     """
-    What Okta would have got; pass it as `Client(transport=...)`.
+    What Okta would have received; pass it as `Client(transport=...)`.
 
     Attributes:
-        signals: Those that were taken, in order, as they stand on the wire: with times in whole milliseconds.
-        requests: The signals of each request, whatever was answered; in order.
-        answers: Used up from the front, one for each request: a status such as 503 (202 takes the signals), a whole
+        signals: Those that were accepted, in order, as they are on the wire: with times in whole milliseconds.
+        requests: The signals of each request, accepted or not; in order.
+        answers: Used up from the front, one for each request: a status such as 503 (202 accepts the signals), a whole
             `Response`, or an exception to raise (`lost()` and `unreachable()` make those of a network). When there is
-            none left, requests are taken.
+            none left, requests are accepted.
         refuse: Asked about each signal; a request with one for which it is true is answered as Okta answers an invalid
-            signal, so that its receipt ends as `Rejected` and its companions are sent.
+            signal. So that signal's receipt ends as `Rejected`, and the other signals of the request are sent again.
     """
 
     def __init__(self, refuse: Callable[[RiskSignal], bool] | None = None) -> None:
@@ -63,7 +75,7 @@ class RecordingTransport:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request of the client's."""
-        await asyncio.sleep(0)  # as every answer of a network, it does not come within the same turn of the loop
+        await asyncio.sleep(0)  # as from a network: the answer never comes within the same turn of the loop
         if not request.url.endswith(PATH):
             return _answer(200, _TOKEN)
         signals = [signal for event in json.loads(request.body) for signal in parse_signals(event)]
@@ -82,12 +94,12 @@ class RecordingTransport:
 
 
 def lost() -> Unanswered:
-    """Return what a connection raises that breaks after the request was sent: Okta may have the signals."""
+    """Return the error of a connection that breaks after the request was sent: Okta may have the signals."""
     return Unanswered("ServerDisconnectedError: Server disconnected", may_have_arrived=True)
 
 
 def unreachable() -> Unanswered:
-    """Return what a connection raises that was never made: Okta surely has nothing."""
+    """Return the error of a connection that was never made: Okta certainly has nothing."""
     return Unanswered("ClientConnectorError: Cannot connect to host", may_have_arrived=False)
 
 
@@ -114,15 +126,19 @@ def serve_okta(**options: Any) -> "Iterator[OktaEmulator]":
     """
     Run an `OktaEmulator` in a thread of its own for as long as the block lasts; *options* are its arguments.
 
-    For code without an event loop, and for tests whose loop is not there yet, or blocked.
+    For code without an event loop, and for tests whose loop is not there yet, or blocked. The org takes 60,000 requests
+    a minute, so that no test waits; `limit=30` makes it as slow as Okta. Its `environment` is what a program needs that
+    calls `Client.from_env()`.
 
     Raises:
         RuntimeError: It did not start.
+        ValueError: An option has a value that the emulator does not allow.
     """
     from ..emulator import OktaEmulator  # noqa: PLC0415 - aiohttp.web is loaded only where it is used
 
-    started, okta = threading.Event(), OktaEmulator(**options)
+    started, okta = threading.Event(), OktaEmulator(**{"limit": QUICK["limit"].requests} | options)
     stop: list[Callable[[], object]] = []
+    failures: list[OSError] = []
 
     async def serve() -> None:
         async with okta:
@@ -135,6 +151,8 @@ def serve_okta(**options: Any) -> "Iterator[OktaEmulator]":
     def run() -> None:
         try:
             asyncio.run(serve())
+        except OSError as error:  # such as a port that is taken
+            failures.append(error)
         finally:
             started.set()
 
@@ -142,7 +160,7 @@ def serve_okta(**options: Any) -> "Iterator[OktaEmulator]":
     thread.start()
     started.wait()
     if not stop:
-        raise RuntimeError("the emulator did not start; its thread says why")
+        raise RuntimeError("the emulator did not start") from next(iter(failures), None)
     try:
         yield okta
     finally:

@@ -26,8 +26,9 @@ def riskbatch_okta(request: pytest.FixtureRequest) -> Iterator[OktaEmulator]:
     """
     A strict local Okta, an `OktaEmulator` that runs in a thread of its own: for sync and async tests alike.
 
-    Point the code under test at `riskbatch_okta.url` with `riskbatch_okta.token`, and look at `.signals` and
-    `.requests`. `@pytest.mark.riskbatch_okta(limit=5)` gives it other arguments.
+    Set the variables of `riskbatch_okta.environment` for a program that calls `Client.from_env()`, or pass `.url` and
+    `.token` to its client; then look at `.signals` and `.requests`. The org takes 60,000 requests a minute, so that no
+    test waits; `@pytest.mark.riskbatch_okta(limit=30)` gives it other arguments.
     """
     from . import serve_okta  # noqa: PLC0415 - aiohttp.web is loaded only where it is used
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import fcntl
-import io
 import json
 import os
 import pty
@@ -17,9 +16,8 @@ from collections import Counter
 
 import pytest
 
-import riskbatch as rb
 from riskbatch import cli
-from riskbatch.cli import demo, send, terminal
+from riskbatch.cli import send
 from riskbatch.emulator import DEFAULT_TOKEN, Fault, OktaEmulator
 
 pytestmark = pytest.mark.asyncio
@@ -476,133 +474,6 @@ async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
         assert await run("send", tmp_path / "feed", *LIMIT) == 0
 
     assert "slowed down: HTTP 503 E0000181: Service temporarily unavailable." in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------ demo
-
-
-async def test_the_demo_shows_what_the_product_promises():
-    """The code of `riskbatch demo` at 15 times the speed: HIGH first, a failure survived, one refused, all told."""
-    stream, began = io.StringIO(), time.monotonic()
-    status = await demo._Demo(stream, rb.RateLimit(30, 4.0)).run()
-    text = stream.getvalue()
-
-    assert status == 0
-    assert time.monotonic() - began < 20  # it takes half a minute otherwise
-    assert max(len(line) for line in text.splitlines()) < 80
-    assert "\x1b" not in text
-    story = [line for line in text.splitlines() if re.match(r" +\d+\.\ds ", line)]
-    asides = [place for place, line in enumerate(story) if "HIGH arrives" in line]
-    assert len(asides) == 2
-    for place in asides:
-        waiting = int(re.search(r"while (\d+) others wait", story[place])[1])
-        assert waiting > 50
-        assert f"HIGH{X}1 " in story[place + 1]
-    assert "503: all go back" in text
-    assert "400: one is bad" in text
-    assert f"MEDIUM{X}1 " in text
-    assert re.search(r"Of 312 signals: 311 accepted, 1 rejected; 0 lost\.", text)
-    requests, most = map(int, re.search(r"(\d+) requests, at most (\d+) in any 4 s", text).groups())
-    assert most <= requests <= 30
-    medians = dict(re.findall(r"^(HIGH|MEDIUM|LOW) +\d+ +(\d+\.\d) s", text, re.MULTILINE))
-    assert float(medians["HIGH"]) < float(medians["LOW"])
-
-
-async def test_the_demo_ends_when_nobody_reads(monkeypatch):
-    """`riskbatch demo | head -3` ends with head, without a traceback."""
-    process = await spawn(None, "demo")
-    for _ in range(3):
-        await process.stdout.readline()
-    process._transport.get_pipe_transport(1).close()
-    status, _, err = await ended(process, 8)
-
-    assert (status, err) == (141, "")
-
-
-async def test_the_demo_can_be_interrupted():
-    process = await spawn(None, "demo")
-    await process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    status, _, err = await ended(process, 5)
-
-    assert (status, err) == (130, "")
-
-
-@pytest.mark.parametrize(
-    ("env", "is_coloured"),
-    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
-)
-async def test_colour_is_for_terminals_that_want_it(env, is_coloured, monkeypatch):
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    stream = io.StringIO()
-    stream.isatty = lambda: True
-    text = demo._Printer(stream, terminal.Stop()).mix({"LOW": 2, "HIGH": 1}, 20)
-
-    assert re.sub("\x1b\\[[0-9;]*m", "", text) == f"HIGH{X}1 LOW{X}2" + " " * 8
-    assert ("\x1b" in text) == is_coloured
-
-
-# ------------------------------------------------------------------------------------------------ emulate
-
-
-async def test_send_works_by_the_lines_that_emulate_prints(tmp_path):
-    """Copy the two export lines, send, and see one line per request; Ctrl-C is the good end."""
-    (tmp_path / "feed").write_text(lines(*(signal_(n, "HIGH") for n in range(25))))
-    server = await spawn(None, "emulate", *LIMIT, "--token", "it's-a-token", "--latency", "0", "--window", "sliding")
-    exports = [(await server.stdout.readline()).decode() for _ in range(2)]
-    shell = "".join(exports) + f"exec {sys.executable} -m riskbatch send {tmp_path / 'feed'} --limit 30/1s"
-    client = await asyncio.create_subprocess_exec(
-        "sh", "-c", shell, env=environment(None), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    status, _, err = await ended(client)
-    server.send_signal(signal.SIGINT)
-    server_status, out, server_err = await ended(server, 5)
-
-    assert exports[0].startswith("export OKTA_CLIENT_ORGURL=http://127.0.0.1:")
-    assert (status, counts(err)) == (0, {"accepted": 25})
-    assert len(re.findall(rf"^\d\d:\d\d:\d\d +\d+  HIGH{X}(?:20|5) .* 202$", out, re.MULTILINE)) == 2
-    assert f"2 requests, at most 2 in any 1 s (limit 30); accepted: HIGH{X}25" in out
-    assert (server_status, server_err) == (0, "")
-
-
-async def test_emulate_fails_the_share_it_was_told_to():
-    server = await spawn(None, "emulate", *LIMIT, "--fault", "1")
-    url, token = [(await server.stdout.readline()).decode().split("=")[1].strip() for _ in range(2)]
-    async with rb.Client(url, rb.ApiToken(token), close_timeout=0) as client:
-        client.enqueue_nowait(rb.RiskSignal("10.0.0.1", "HIGH"))
-        await until(lambda: client.statistics().trouble)
-    server.send_signal(signal.SIGTERM)
-    status, out, _ = await ended(server, 5)
-
-    assert status == 0
-    assert "503 E0000181" in out
-    assert "accepted: -" in out
-
-
-async def test_emulate_ends_when_nobody_reads():
-    """A broken pipe is found by the next request's line, and is the end, not an error inside the server."""
-    server = await spawn(None, "emulate")
-    url, token = [(await server.stdout.readline()).decode().split("=")[1].strip() for _ in range(2)]
-    await server.stdout.readline()
-    await server.stdout.readline()
-    server._transport.get_pipe_transport(1).close()
-    async with rb.Client(url, rb.ApiToken(token), close_timeout=0) as client:
-        client.enqueue_nowait(rb.RiskSignal("10.0.0.1", "HIGH"))
-        status, _, err = await ended(server, 5)
-
-    assert (status, err) == (141, "")
-
-
-async def test_a_port_that_is_taken_is_one_line(capsys):
-    async with scaled() as okta:
-        assert await run("emulate", "--port", okta.url.rpartition(":")[2]) == 2
-
-    err = capsys.readouterr().err
-    assert "address already in use" in err
-    assert len(err.splitlines()) == 1
 
 
 # ------------------------------------------------------------------------------------------------ the process

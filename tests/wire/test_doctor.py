@@ -19,6 +19,8 @@ from riskbatch.okta.wire import Response
 SEND_SCOPE = "okta.riskEvents.manage"
 KEY = ECKey.generate_key("P-256")
 
+pytestmark = pytest.mark.riskbatch_okta(limit=30)  # a real org's budget, which these tests use up
+
 
 @pytest.fixture
 def okta(riskbatch_okta, monkeypatch):

@@ -18,6 +18,7 @@ from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, 
 from .signals import RiskLevel, RiskSignal, parse_signals
 from .stores import SqliteStore, Store
 from .stores.valkey.engine import FleetStatistics, ValkeyStore
+from .version import __version__ as __version__
 
 __all__ = [
     "Abandoned",

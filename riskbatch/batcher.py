@@ -8,7 +8,7 @@ have the same timestamp and expiry, because Okta keeps those per event.
 from collections.abc import Iterable, Sequence
 
 from .lanes import Entry
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .signals import RiskSignal, format_time
 
 

@@ -25,8 +25,9 @@ from .limiter import Limiter, RateLimit
 from .log import log_fields
 from .okta.auth import Auth
 from .okta.environment import auth_from_env, check_org_url, org_url_from_env
-from .okta.transport import Middleware, Transport, aiohttp_transport, open_session, with_middleware
-from .okta.wire import MAX_SUBJECTS, PATH
+from .okta.http import Middleware, Transport
+from .okta.risk_events import MAX_SUBJECTS, PATH
+from .okta.transport import aiohttp_transport, open_session, with_middleware
 from .prioritizer import Prioritizer
 from .queue import MANY, Queue, WhenFull
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop

@@ -18,7 +18,7 @@ from attrs import frozen
 
 from .batcher import Batch, Seats
 from .lanes import Entry, Lane
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .signals import RiskLevel
 
 _PATIENCE = 15  # batches that may pass suspects over: half a window's

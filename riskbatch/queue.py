@@ -21,7 +21,7 @@ from .batcher import Batch
 from .errors import ClientClosed, QueueFull
 from .lanes import Entry
 from .log import SELDOM, log_fields
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .prioritizer import Demand, Prioritizer
 from .receipts import PAD, Abandoned, Expired, Outcome, Pad, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal

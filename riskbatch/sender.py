@@ -18,24 +18,22 @@ from attrs import define, evolve, frozen
 from .batcher import Batch, split
 from .limiter import Limiter
 from .log import EventLog, log_fields
-from .okta.auth import Credentials
+from .okta.credentials import Credentials
+from .okta.http import HEADERS, Request, Transport, Unanswered
+from .okta.rate_limits import Budget, budgets
+from .okta.redaction import plain
 from .okta.renewal import Renewal, now_on
-from .okta.transport import HEADERS, Transport, Unanswered
-from .okta.wire import (
-    PATH,
-    Budget,
-    Denied,
+from .okta.risk_events import PATH, encode
+from .okta.verdicts import (
+    AccessDenied,
+    BatchAccepted,
+    BatchRefused,
+    CredentialsRefused,
     RateLimited,
-    Refused,
-    Request,
-    Taken,
     TooConcurrent,
     Unavailable,
     Verdict,
-    budgets,
     classify,
-    encode,
-    plain,
 )
 from .prioritizer import Demand
 from .queue import Queue
@@ -82,11 +80,6 @@ class Trouble:
     until: float
     known_at: float
     began_at: float
-
-
-@frozen
-class Challenged:
-    """The server wants newer credentials than the request had: a token, a nonce. The next permit carries them."""
 
 
 @define
@@ -148,7 +141,7 @@ class Sender:
                 if self._queue.expire(now):
                     await asyncio.sleep(0)
                     continue
-                self._renewal.tend(submissions, now)
+                self._renewal.maybe_start(submissions, now)
                 demand = self._queue.demand(now)
                 at = self._next_at(now, demand)
                 if at <= now and (self._drain_by is None or now < self._drain_by):
@@ -172,7 +165,7 @@ class Sender:
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
-        self._renewal.hurry()
+        self._renewal.retry_now()
         self._queue.hurry()
 
     @property
@@ -243,16 +236,16 @@ class Sender:
         self.counts.requests_in_flight -= 1
         self._limiter.answered(self._loop.time())
 
-    async def _ask(self, batch: Batch) -> Verdict | Challenged:
+    async def _ask(self, batch: Batch) -> Verdict:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
-            return Challenged()
+            return CredentialsRefused()
         try:
             request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.entries))
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._transport(request)
             verdict = classify(response)
             self._learn_budget(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
-            return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
+            return CredentialsRefused() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
         except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
@@ -298,25 +291,25 @@ class Sender:
 
     # -- what an answer means for its signals
 
-    def _act(self, batch: Batch, verdict: Verdict | Challenged, departed_at: float, now: float) -> None:
+    def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
         match verdict:
-            case Taken(request_id):
+            case BatchAccepted(request_id):
                 self._recovered()
                 accepted = Accepted(self._clean(request_id))
                 self._queue.land(batch.entries, lambda _: accepted)
-            case Refused():
+            case BatchRefused():
                 self._recovered()
                 self._isolate(batch, verdict)
             case RateLimited():
                 self.counts.rate_limited += 1
                 self._put_back(batch)  # the limiter holds everything until then
-            case Challenged():
+            case CredentialsRefused():
                 self._put_back(batch)
             case TooConcurrent():
                 # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
                 reason = "too many of the org's requests are in flight"
                 self._put_back(batch, self._slow_down(reason, departed_at, now, most=4 * self._first_backoff))
-            case Denied(reason):
+            case AccessDenied(reason):
                 self._slow_down(reason, departed_at, now, denied=True)
                 self._put_back(batch)
             case Unavailable(reason, may_have_arrived):
@@ -335,7 +328,7 @@ class Sender:
         else:
             self._queue.put_back(batch.entries, ready_at)
 
-    def _isolate(self, batch: Batch, refused: Refused) -> None:
+    def _isolate(self, batch: Batch, refused: BatchRefused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
         entries = batch.entries
         if len(entries) == 1:

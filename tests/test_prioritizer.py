@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from riskbatch.batcher import Batch, split
 from riskbatch.lanes import Entry
-from riskbatch.okta.wire import MAX_EVENTS
+from riskbatch.okta.risk_events import MAX_EVENTS
 from riskbatch.prioritizer import Demand, Prioritizer
 from riskbatch.receipts import Accepted
 from riskbatch.signals import RiskLevel, RiskSignal

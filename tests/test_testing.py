@@ -11,7 +11,7 @@ import pytest
 from multidict import CIMultiDict
 
 import riskbatch as rb
-from riskbatch.okta.wire import Response
+from riskbatch.okta.http import Response
 from riskbatch.testing import QUICK, RecordingTransport, lost, unreachable
 
 URL = "https://acme.okta.com"

@@ -16,29 +16,18 @@ from attrs import frozen
 
 from ..errors import AuthError, RequestFailed, RiskbatchError
 from ..limiter import RateLimit
-from ..okta.auth import RISK_EVENTS_SCOPE, Auth, ServiceApp, Unauthenticated
+from ..okta.auth import Auth, ServiceApp
+from ..okta.credentials import RISK_EVENTS_SCOPE, Unauthenticated
 from ..okta.environment import auth_from_env, check_org_url, org_url_from_env
+from ..okta.error_bodies import describe, error_code
+from ..okta.http import HEADERS, Request, Response, Transport, Unanswered, date_of
 from ..okta.providers import MANAGE_SCOPE, NO_CLIENT, READ_SCOPE, RiskProvider, list_providers
-from ..okta.renewal import call, converse, now_on
-from ..okta.transport import HEADERS, Transport, Unanswered, aiohttp_transport, open_session
-from ..okta.wire import (
-    PATH,
-    Budget,
-    Denied,
-    RateLimited,
-    Refused,
-    Request,
-    Response,
-    Taken,
-    TooConcurrent,
-    budgets,
-    classify,
-    date_of,
-    describe,
-    encode,
-    error_code,
-    plain,
-)
+from ..okta.rate_limits import Budget, budgets
+from ..okta.redaction import plain
+from ..okta.renewal import call, now_on, run_flow
+from ..okta.risk_events import PATH, encode
+from ..okta.transport import aiohttp_transport, open_session
+from ..okta.verdicts import AccessDenied, BatchAccepted, BatchRefused, RateLimited, TooConcurrent, classify
 from ..signals import RiskLevel, RiskSignal
 from .terminal import NOT_ACCEPTED, counted, printable
 
@@ -138,7 +127,7 @@ async def _ask_for_token(transport: Transport, org: str, app: ServiceApp) -> Fin
         return Finding("mend", "credentials", f"OKTA_CLIENT_SCOPES must have {RISK_EVENTS_SCOPE}")
     try:
         credentials = auth_from_env(RISK_EVENTS_SCOPE).for_org(org)
-        await converse(credentials.renew(now_on(asyncio.get_running_loop())), transport)
+        await run_flow(credentials.renew(now_on(asyncio.get_running_loop())), transport)
     except Unauthenticated as refused:
         return Finding("mend", "credentials", ungranted(credentials.redact(refused.reason), RISK_EVENTS_SCOPE))
     return Finding("ok", "credentials", f"{app.client_id} gets an access token for {RISK_EVENTS_SCOPE}")
@@ -274,11 +263,11 @@ def registration(found: Sequence[RiskProvider] | AuthError | RequestFailed, clie
 def sending(response: Response, said: str) -> Finding:
     """Judge the answer to a signal that was really sent; *said* are its words without secrets."""
     match classify(response):
-        case Taken(request_id):
+        case BatchAccepted(request_id):
             return Finding("ok", "sending", f"Okta has taken one LOW signal (request {request_id})")
         case RateLimited() | TooConcurrent():
             return Finding("mend", "sending", "the org's budget is used up at this moment; see who else sends with it")
-        case Refused() | Denied():
+        case BatchRefused() | AccessDenied():
             hint = "; is the sender a risk provider, and has it a role?" if error_code(response) == _FORBIDDEN else ""
             return Finding("mend", "sending", f"Okta refuses it: {said}{hint}")
         case _:

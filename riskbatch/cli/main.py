@@ -13,11 +13,11 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import riskbatch as rb
 
+from ..version import __version__
 from .demo import demo, emulate
 from .records import CHUNK, FORMATS, Feed, signals
 from .send import send
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "riskbatch send feed.csv --rejected bad.jsonl  send a file",
         "tail -F alerts.jsonl | riskbatch send -       send signals as they come",
     )
-    parser.add_argument("--version", action="version", version=f"riskbatch {version('riskbatch')}")
+    parser.add_argument("--version", action="version", version=f"riskbatch {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_send(commands.add_parser("send", help="send a file or a stream of signals"))

@@ -11,7 +11,8 @@ import re
 from yarl import URL
 
 from ..errors import AuthError, ConfigurationError
-from .auth import RISK_EVENTS_SCOPE, ApiToken, Auth, ServiceApp
+from .auth import ApiToken, Auth, ServiceApp
+from .credentials import RISK_EVENTS_SCOPE
 
 _HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
 

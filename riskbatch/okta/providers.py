@@ -21,11 +21,14 @@ import aiohttp
 from attrs import evolve, frozen
 
 from ..errors import AuthError, ConfigurationError, RequestFailed
-from .auth import Auth, Credentials, Unauthenticated
+from .auth import Auth
+from .credentials import Credentials, Unauthenticated
 from .environment import auth_from_env, check_org_url, org_url_from_env
+from .error_bodies import describe, error_code
+from .http import Request, Response, Transport, Unanswered
+from .redaction import plain
 from .renewal import call
-from .transport import Transport, Unanswered, aiohttp_transport, open_session
-from .wire import Request, Response, describe, error_code, plain
+from .transport import aiohttp_transport, open_session
 
 PATH = "/api/v1/risk/providers"
 READ_SCOPE = "okta.riskProviders.read"

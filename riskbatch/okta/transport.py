@@ -1,46 +1,15 @@
 """The thin shell around aiohttp: one request out, one answer in. It decides nothing and retries nothing."""
 
 import asyncio
-import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
-from importlib.metadata import version
-from typing import TypeAlias
 
 import aiohttp
-from attrs import define
 
-from .wire import MAX_ANSWER, Request, Response
+from .http import MAX_ANSWER, Middleware, Request, Response, Transport, Unanswered
 
 TIMEOUT = 30.0  # seconds for the whole exchange, as in Okta's SDKs
 CONNECT_TIMEOUT = 10.0  # seconds; shorter, since only a connection that was never made says "surely not arrived"
-
-# Okta asks for a User-Agent of one's own, and for both content headers (Core Okta API, read 2026-08-21). The answers
-# are small, and an identity encoding cannot hide a bomb.
-HEADERS = {
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-    "Content-Type": "application/json",
-    "User-Agent": f"riskbatch/{version('riskbatch')} python/{platform.python_version()}",
-}
-
-
-@define
-class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
-    """
-    A request has no answer.
-
-    Attributes:
-        reason: One line, without anything that the request carried.
-        may_have_arrived: False if the connection was never made.
-    """
-
-    reason: str
-    may_have_arrived: bool
-
-
-Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
-Middleware: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
 
 
 def open_session() -> aiohttp.ClientSession:

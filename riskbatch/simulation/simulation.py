@@ -23,9 +23,10 @@ from ..client import Client
 from ..emulator.org import DEFAULT_TOKEN, EmulatedRequest, Org
 from ..limiter import RateLimit
 from ..okta.auth import ApiToken
+from ..okta.http import HEADERS, Request, Response
+from ..okta.rate_limits import budgets
 from ..okta.renewal import now_on
-from ..okta.transport import HEADERS
-from ..okta.wire import MAX_EVENTS, PATH, Request, Response, budgets, encode
+from ..okta.risk_events import MAX_EVENTS, PATH, encode
 from ..receipts import Accepted, Receipt
 from ..signals import RiskLevel, RiskSignal
 

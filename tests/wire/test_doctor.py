@@ -13,8 +13,8 @@ from multidict import CIMultiDict
 from riskbatch.cli import main
 from riskbatch.cli.doctor import Finding, budget, clock, endpoint, registration, sending, unreached
 from riskbatch.emulator import RISK_EVENTS_PATH, Fault
+from riskbatch.okta.http import Response
 from riskbatch.okta.providers import MANAGE_SCOPE, READ_SCOPE, RiskProvider
-from riskbatch.okta.wire import Response
 
 SEND_SCOPE = "okta.riskEvents.manage"
 KEY = ECKey.generate_key("P-256")

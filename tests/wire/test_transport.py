@@ -5,15 +5,15 @@ import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 
 import aiohttp
 import pytest
 
+import riskbatch as rb
 from riskbatch.emulator import Fault, OktaEmulator
 from riskbatch.okta import transport as transport_module
-from riskbatch.okta.transport import HEADERS, Unanswered, aiohttp_transport, open_session
-from riskbatch.okta.wire import MAX_ANSWER, Request, Response
+from riskbatch.okta.http import HEADERS, MAX_ANSWER, Request, Response, Unanswered
+from riskbatch.okta.transport import aiohttp_transport, open_session
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 SECRET = "00secret-token"
@@ -118,7 +118,7 @@ async def test_the_request_has_exactly_the_headers_that_okta_asks_for():
     start, *lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines)
     agent = headers.pop("User-Agent")
-    assert agent.startswith(f"riskbatch/{version('riskbatch')} python/3.")
+    assert agent.startswith(f"riskbatch/{rb.__version__} python/3.")
     assert headers.pop("Host") == url.removeprefix("http://")
     assert headers == {
         "Accept": "application/json",

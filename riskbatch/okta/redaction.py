@@ -1,0 +1,37 @@
+"""What may be shown of texts from outside: one bounded line, without secrets."""
+
+import re
+from collections.abc import Iterable
+
+_MAX_TEXT = 300  # characters kept of what a server says, so that it cannot flood a log
+_JWT = re.compile(r"(?<![\w-])eyJ[\w-]*(\.[\w-]*)*", re.ASCII)  # not in the middle of a request's id
+_PIECE = 12  # characters of a secret that are too many to show
+REDACTED = "[redacted]"
+
+
+def plain(text: str) -> str:
+    """Return *text* as one printable line of bounded length: a server's words must not forge or flood a log."""
+    line = "".join(c if c.isprintable() else " " for c in text[: _MAX_TEXT + 1])
+    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """
+    Return *text* without *secrets*, whole or in pieces of 12 characters or more, and without anything like a JWT.
+
+    Pieces, because what a server echoes may be cut short by it or by us, or be broken into lines.
+    """
+    secrets = list(filter(None, secrets))
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    all_secrets = "\0".join(secrets)
+    shown, hidden_to = [], 0
+    for i, character in enumerate(text):
+        piece = text[i : i + _PIECE]
+        if len(piece) == _PIECE and "\0" not in piece and piece in all_secrets:
+            if i >= hidden_to:
+                shown.append(REDACTED)
+            hidden_to = i + _PIECE
+        if i >= hidden_to:
+            shown.append(character)
+    return _JWT.sub(REDACTED, "".join(shown))

@@ -245,7 +245,7 @@ class Client:
         transport = self._transport
         if transport is None:
             session = self._session or (own_session := open_session())
-            transport = aiohttp_transport(session)
+            transport = aiohttp_transport(session, env_proxies=own_session is not None)
         transport = with_middleware(self._middleware, transport)
         make_sender = Replica if isinstance(self._queue, FleetQueue) else Sender
         self._sender = make_sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")

@@ -34,6 +34,7 @@ from .okta.verdicts import (
     Unavailable,
     Verdict,
     classify,
+    verdict_on,
 )
 from .prioritizer import Demand
 from .queue import Queue
@@ -247,7 +248,7 @@ class Sender:
             self._learn_budget(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
             return CredentialsRefused() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
-            return Unavailable(lost.reason, lost.may_have_arrived)
+            return verdict_on(lost)
         except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
             reason = f"an unexpected {type(error).__name__}, see the log"
             if self.trouble is None or self.trouble.reason != reason:

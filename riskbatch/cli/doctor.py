@@ -65,7 +65,7 @@ def doctor(options: argparse.Namespace) -> int:
 async def _doctor(options: argparse.Namespace) -> int:
     faults = 0
     async with open_session() as session:
-        async for finding in examine(aiohttp_transport(session), options.org_url, options.send):
+        async for finding in examine(aiohttp_transport(session, env_proxies=True), options.org_url, options.send):
             print(finding, flush=True)
             faults += finding.state == "mend"
     print("all is well" if not faults else f"{counted(faults, 'thing')} to mend")

@@ -4,7 +4,6 @@ Which org, and with what credentials: the URL check, and the official SDK's envi
 Source: okta-sdk-python README, "Environment variables" (read 2026-08-21).
 """
 
-import ipaddress
 import os
 import re
 
@@ -13,6 +12,7 @@ from yarl import URL
 from ..errors import AuthError, ConfigurationError
 from .auth import ApiToken, Auth, ServiceApp
 from .credentials import RISK_EVENTS_SCOPE
+from .http import is_loopback
 
 _HOST = re.compile(r"[a-z0-9._:-]+")  # as it goes out: an address, or a name in IDNA spelling
 
@@ -43,20 +43,13 @@ def check_org_url(org_url: str) -> str:
         or url.fragment
     ):
         raise ConfigurationError(f"org_url is {org_url!r}; it must be scheme and host only, as https://acme.okta.com")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
         raise ConfigurationError(f"org_url is {org_url!r}; it must begin with https:// (http is for loopback only)")
     if "-admin" in url.host:
         raise ConfigurationError(f"org_url is {org_url!r}, the admin console; leave out the -admin")
     if url.host.endswith(".com.com"):
         raise ConfigurationError(f"org_url is {org_url!r}; it ends in .com.com")
     return str(url.origin())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 # The arguments with which an AuthError's message may begin, and the variables they come from.

@@ -14,6 +14,10 @@ from cattrs.gen import make_dict_structure_fn, override
 from .http import Response
 from .redaction import plain
 
+_MAX_CAUSES = 100  # that are read of one error; a batch of 20 events seldom has more, and each costs time
+_MAX_CHALLENGES = 8  # that are read of one answer
+_CUT_ERROR = re.compile(rb'\s*\{\s*"errorCode"\s*:\s*"(E\d{7})"')  # as Okta's errors begin, if the rest is missing
+
 
 @frozen
 class ErrorCause:
@@ -38,7 +42,8 @@ def okta_error(response: Response) -> ErrorBody | None:
         error = json.loads(response.body)
         return _converter.structure(error, ErrorBody) if isinstance(error, dict) else None
     except (ValueError, RecursionError, cattrs.BaseValidationError):
-        return None
+        begun = _CUT_ERROR.match(response.body)
+        return ErrorBody(begun[1].decode()) if begun else None
 
 
 def describe(response: Response) -> str:
@@ -86,7 +91,7 @@ def oauth_error(response: Response) -> OAuthError | None:
     """Return the OAuth error of an answer that is not a success; of several, the one that can be answered at once."""
     if response.status < 400:
         return None
-    found = [_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])]
+    found = [_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])[:_MAX_CHALLENGES]]
     try:
         body = json.loads(response.body)
     except (ValueError, RecursionError):
@@ -137,7 +142,7 @@ def _make_converter() -> cattrs.Converter:
     )
 
     def causes(value: object, _: object) -> list[ErrorCause]:
-        listed = value if isinstance(value, list) else []
+        listed = value[:_MAX_CAUSES] if isinstance(value, list) else []
         return [converter.structure(cause, ErrorCause) for cause in listed if isinstance(cause, dict)]
 
     converter.register_structure_hook(

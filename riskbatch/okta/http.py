@@ -1,5 +1,6 @@
 """One HTTP request and one answer, as the rest of the package sees them; and how one becomes the other. No I/O here."""
 
+import ipaddress
 import platform
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -59,10 +60,12 @@ class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
     Attributes:
         reason: One line, without anything that the request carried.
         may_have_arrived: False if nothing of the request's body left this process.
+        denied: A person must mend something; otherwise it should pass.
     """
 
     reason: str
     may_have_arrived: bool
+    denied: bool = False
 
 
 Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -77,3 +80,11 @@ def date_of(headers: Headers) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)  # HTTP knows GMT only
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether *host*, a name or an address, is this machine without asking a resolver."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -170,7 +170,7 @@ class Providers:
     async def __aenter__(self) -> Self:
         if self._transport is None:
             self._session = open_session()
-            self._transport = aiohttp_transport(self._session)
+            self._transport = aiohttp_transport(self._session, env_proxies=True)
         return self
 
     async def __aexit__(

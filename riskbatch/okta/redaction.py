@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 _MAX_TEXT = 300  # characters kept of what a server says, so that it cannot flood a log
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]*(\.[\w-]*)*", re.ASCII)  # not in the middle of a request's id
+_USER_INFO = re.compile(r"://\S{0,1000}@")  # up to the last @, since a password may have one; bounded, to be fast
 _PIECE = 12  # characters of a secret that are too many to show
 REDACTED = "[redacted]"
 
@@ -15,13 +16,18 @@ def plain(text: str) -> str:
     return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
+def hide_user_info(text: str) -> str:
+    """Return *text* with each URL in it without its user and password."""
+    return _USER_INFO.sub("://", text)
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """
-    Return *text* without *secrets*, whole or in pieces of 12 characters or more, and without anything like a JWT.
+    Return *text* without *secrets*, whole or in pieces of 12 characters or more, without user info and JWTs.
 
     Pieces, because what a server echoes may be cut short by it or by us, or be broken into lines.
     """
-    secrets = list(filter(None, secrets))
+    text, secrets = hide_user_info(text), list(filter(None, secrets))
     for secret in secrets:
         text = text.replace(secret, REDACTED)
     all_secrets = "\0".join(secrets)

@@ -45,10 +45,10 @@ async def run_flow(flow: TokenFlow, transport: Transport) -> None:
     except StopIteration:
         return
     except Unanswered as lost:
-        reason = f"no access token: {lost.reason}"
+        reason, denied = f"no access token: {lost.reason}", lost.denied
     finally:
         flow.close()
-    raise Unauthenticated(reason, denied=False)
+    raise Unauthenticated(reason, denied)
 
 
 async def call(request: Request, credentials: Credentials, transport: Transport) -> Response:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from attrs import frozen
 
 from .error_bodies import ErrorBody, describe_error, oauth_error, okta_error
-from .http import Response
+from .http import Response, Unanswered
 from .rate_limits import budgets
 from .redaction import plain
 
@@ -100,6 +100,11 @@ def classify(response: Response) -> Verdict:
     # 2xx other than 202 is not Okta speaking [SPEC]; 408 and 5xx pass. A 503 of Okta's own is sent before any work is
     # done [ERRORS]; one of a proxy's tells nothing about what stood behind it.
     return Unavailable(reason, may_have_arrived=not (status == 408 or (status == 503 and code is not None)))
+
+
+def verdict_on(lost: Unanswered) -> AccessDenied | Unavailable:
+    """Return what it means for a batch that its request has no answer."""
+    return AccessDenied(lost.reason) if lost.denied else Unavailable(lost.reason, lost.may_have_arrived)
 
 
 def _request_id(response: Response) -> str | None:

@@ -7,7 +7,9 @@ their own.
 
 import asyncio
 import logging
+import math
 import random
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -21,6 +23,9 @@ logger = logging.getLogger("riskbatch")
 
 _FIRST_WAIT = 1.0  # seconds after the first failure, doubled by each further one
 _MOST_WAIT = 60.0  # seconds between two tries, so that a mended app sends again within a minute
+# Seconds in which at most two flows succeed, however short the lives that a server grants: the second is for a token
+# that the API refuses although it is new. Okta's tokens live an hour.
+_FLOOR = 5.0
 _ATTEMPTS = 4  # of one call: a token, and a nonce that changed twice
 
 
@@ -110,6 +115,7 @@ class Renewal:
         self._event_log = event_log
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
+        self._succeeded_at: deque[float] = deque([-math.inf] * 2, maxlen=2)
         self.failure: Failure | None = None
 
     @property
@@ -119,7 +125,7 @@ class Renewal:
 
     def next_at(self) -> float:
         """Return when the next flow is due, on the loop clock; infinity if never."""
-        at = self._credentials.renew_at()
+        at = max(self._credentials.renew_at(), self._succeeded_at[0] + _FLOOR)
         return at if self.failure is None else max(at, self.failure.until)
 
     def maybe_start(self, tasks: asyncio.TaskGroup, now: float) -> None:
@@ -153,6 +159,7 @@ class Renewal:
             self._done()
 
     def _succeeded(self) -> None:
+        self._succeeded_at.append(self._loop.time())
         if self.failure is not None:
             text, reason = f"there is a new access token, after: {self.failure.reason}", self.failure.reason
             self._event_log.emit(logging.WARNING, "token_renewed", text, reason=reason)

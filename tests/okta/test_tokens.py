@@ -168,3 +168,44 @@ async def test_a_wrong_date_header_is_only_tried(wall):
         assert all(at < -(10**8) for at in issued[1::2])
         acme.app.keys[:] = [ec_key().as_dict(private=False)]
         assert isinstance(await receipt, rb.Accepted)
+
+
+@pytest.mark.parametrize("life", [0.05, 0.5, 1.0])
+async def test_a_token_endpoint_that_grants_moments_is_asked_rarely(life):
+    """With nothing to send, at most two flows succeed in any five seconds, and what is to be sent is sent."""
+    acme = Acme(dpop=False, latency=0.01)
+    body = {"token_type": "Bearer", "expires_in": life, "access_token": "opaque", "scope": "x"}
+    acme.script = lambda is_token, _: answer(200, body) if is_token else answer(202)
+    async with sending(acme) as client:
+        await asyncio.sleep(60)
+        assert isinstance(await (await client.enqueue(signal())), rb.Accepted)
+        times = acme.token_times()
+        assert len(times) <= 26
+        assert all(third - first >= 5.0 for first, third in zip(times, times[2:], strict=False))
+
+
+async def test_a_new_token_that_is_refused_is_replaced_at_once():
+    """The floor between two flows does not hold up the first replacement."""
+    acme = Acme(dpop=False)
+    async with sending(acme) as client:
+        acme.oauth.revoke_tokens()
+        await asyncio.sleep(0.5)
+        acme.oauth.revoke_tokens()
+        before = asyncio.get_running_loop().time()
+        assert isinstance(await (await client.enqueue(signal())), rb.Accepted)
+        assert asyncio.get_running_loop().time() - before < 3
+    assert acme.statuses() == [401, 202]
+
+
+@pytest.mark.parametrize("life", [30.0, 3600.0])
+async def test_the_floor_delays_no_token_of_a_normal_life(life):
+    """Half a minute is long enough: no signal ever waits for a token."""
+    acme = Acme(dpop=False, latency=0.01)
+    acme.oauth.token_lifetime = life
+    async with sending(acme) as client:
+        await (await client.enqueue(signal()))
+        for number in range(60):
+            await asyncio.sleep(7.3)
+            before = asyncio.get_running_loop().time()
+            assert isinstance(await (await client.enqueue(signal(number))), rb.Accepted)
+            assert asyncio.get_running_loop().time() - before < 0.1

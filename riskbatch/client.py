@@ -24,7 +24,7 @@ from .inbox import Inbox
 from .limiter import Limiter, RateLimit
 from .log import log_fields
 from .okta.auth import Auth
-from .okta.environment import auth_from_env, check_org_url, org_url_from_env
+from .okta.environment import check_org_url, settings_from_env
 from .okta.http import Middleware, Transport
 from .okta.risk_events import MAX_SUBJECTS, PATH
 from .okta.transport import aiohttp_transport, open_session, with_middleware
@@ -226,11 +226,8 @@ class Client:
             ConfigurationError: A variable is missing or asks for what this client cannot do.
             AuthError: The credentials in a variable cannot be used; the message names it.
         """
-        if "org_url" not in overrides:
-            overrides["org_url"] = org_url_from_env()
-        if "auth" not in overrides:
-            overrides["auth"] = auth_from_env()
-        return cls(**overrides)
+        org_url, auth = settings_from_env(overrides.pop("org_url", None), overrides.pop("auth", None))
+        return cls(org_url, auth, **overrides)
 
     # -- life
 

@@ -34,6 +34,7 @@ from .okta.verdicts import (
     Unavailable,
     Verdict,
     classify,
+    refusal_text,
     verdict_on,
 )
 from .prioritizer import Demand
@@ -336,7 +337,7 @@ class Sender:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.land(entries, lambda _: rejected)
-            text = f"Okta refused a signal: {code} {reason}"
+            text = refusal_text(code, reason)
             logger.debug("%s", text, extra=log_fields("signal_refused", code=code, reason=reason))
             self.event_log.emit(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return

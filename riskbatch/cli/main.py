@@ -266,12 +266,18 @@ words what to mend. It changes nothing, and sends no risk event unless --send as
 for one. A service app needs okta.riskProviders.read for the provider.""",
         "riskbatch doctor",
         "riskbatch doctor --send 203.0.113.7",
+        "riskbatch doctor --json | jq -r '.findings[] | select(.state == \"mend\") | .text'",
         "",
         "exit status: 0 all is well, 1 something must be mended",
     )
     parser.add_argument("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
     parser.add_argument(
         "--send", metavar="IP", help="really send a LOW signal for this address, and look at the budget"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one object: findings, a list of {state: ok|mend|open, subject, text}, and to_mend, a number",
     )
     parser.set_defaults(command=_doctor)
 

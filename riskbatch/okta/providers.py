@@ -23,7 +23,7 @@ from attrs import evolve, frozen
 from ..errors import AuthError, ConfigurationError, RequestFailed
 from .auth import Auth
 from .credentials import Credentials, Unauthenticated
-from .environment import auth_from_env, check_org_url, org_url_from_env
+from .environment import check_org_url, settings_from_env
 from .error_bodies import describe, error_code
 from .http import Request, Response, Transport, Unanswered
 from .redaction import plain
@@ -165,7 +165,7 @@ class Providers:
     @classmethod
     def from_env(cls, *, scope: str = MANAGE_SCOPE, org_url: str | None = None) -> Self:
         """Read the environment, but for *org_url*, as `Client.from_env` does; a service app asks for *scope* alone."""
-        return cls(org_url or org_url_from_env(), auth_from_env(scope))
+        return cls(*settings_from_env(org_url, scopes=scope))
 
     async def __aenter__(self) -> Self:
         if self._transport is None:

@@ -10,10 +10,10 @@ _PIECE = 12  # characters of a secret that are too many to show
 REDACTED = "[redacted]"
 
 
-def plain(text: str) -> str:
-    """Return *text* as one printable line of bounded length: a server's words must not forge or flood a log."""
-    line = "".join(c if c.isprintable() else " " for c in text[: _MAX_TEXT + 1])
-    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
+def plain(text: str, most: int = _MAX_TEXT) -> str:
+    """Return *text* as one printable line of at most *most* characters: it must not forge or flood a log."""
+    line = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def hide_user_info(text: str) -> str:

@@ -16,6 +16,11 @@ from .rate_limits import budgets
 from .redaction import plain
 
 _NOT_THE_BATCH = ("E0000019", "E0000021")  # 400 for Accept and Content-Type [ERRORS]: no split would help
+GONE = (404, 410)  # on our own path: there is no such API. Which one Okta will use, no document says
+_GONE_WORDS = (
+    "there is no Risk Events API at this URL; Okta deprecated it in April 2025. `riskbatch doctor` looks what is left, "
+    "and `riskbatch queue export` keeps what waits in a store"
+)
 
 
 @frozen
@@ -39,6 +44,11 @@ class BatchRefused:
     reason: str
     request_id: str | None
     named: tuple[tuple[int, int | None], ...] = ()
+
+
+def refusal_text(code: str | None, reason: str | None) -> str:
+    """Return what the log says of a signal that was refused alone; *code* and *reason* are without secrets."""
+    return f"Okta refused a signal: {code} {reason}"
 
 
 @frozen
@@ -78,23 +88,28 @@ Verdict: TypeAlias = (
 
 def classify(response: Response) -> Verdict:
     """Return what *response* means for the batch that it answers. The only place that looks at a status."""
-    status = response.status
-    request_id = _request_id(response)
+    status, request_id = response.status, _request_id(response)
     if status == 202:
         return BatchAccepted(request_id)
-    error = okta_error(response)
-    reason = describe_error(response, error)
-    code = plain(error.error_code) if error else None
-    challenged = "WWW-Authenticate" in response.headers  # a 400 too may speak of credentials only, with DPoP
-    if status == 413 or (status in (400, 422) and code is not None and code not in _NOT_THE_BATCH and not challenged):
-        return BatchRefused(status, code, reason, request_id, _named(error) if error else ())
     if status == 429:
         concurrent = any(budget.is_concurrency() for budget in budgets(response.headers))
         return TooConcurrent() if concurrent else RateLimited()
-    if code is not None:
-        reason = plain(f"HTTP {status} {code}: {reason}")
+    error = okta_error(response)
+    code, reason = plain(error.error_code) if error else None, describe_error(response, error)
+    challenged = "WWW-Authenticate" in response.headers  # a 400 too may speak of credentials only, with DPoP
+    if status == 413 or (status in (400, 422) and code is not None and code not in _NOT_THE_BATCH and not challenged):
+        return BatchRefused(status, code, reason, request_id, _named(error) if error else ())
     if status == 400 and code is None and oauth_error(response) is None:
         return Unavailable(reason, may_have_arrived=False)  # not Okta's error shape: something in between refused
+    return _failure(status, code, reason)
+
+
+def _failure(status: int, code: str | None, reason: str) -> AccessDenied | Unavailable:
+    """Return what *status* means where the batch is not to blame."""
+    if status in GONE:
+        reason = f"{_GONE_WORDS} ({reason})"
+    if code is not None or status in GONE:
+        reason = plain(f"HTTP {status}{'' if code is None else f' {code}'}: {reason}")
     if 300 <= status < 500 and status != 408:
         return AccessDenied(reason)
     # 2xx other than 202 is not Okta speaking [SPEC]; 408 and 5xx pass. A 503 of Okta's own is sent before any work is

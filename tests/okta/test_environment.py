@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 
 import pytest
 from acme import ORG, ec_key, pem, rsa_key
 
 import riskbatch as rb
+from riskbatch.okta.providers import Providers
 
 
 @pytest.fixture
@@ -84,3 +86,51 @@ def test_an_api_token_comes_from_the_environment(environment):
     """SSWS is the default mode."""
     environment(TOKEN="00token")
     assert rb.Client.from_env()._auth == rb.ApiToken("00token")
+
+
+def test_what_is_mounted_as_a_file_may_end_in_a_newline(environment):
+    """White space around any value is not part of it."""
+    environment(ORGURL=f" {ORG}/\n", TOKEN="00token\r\n")
+    client = rb.Client.from_env()
+    assert (client.org_url, client._auth) == (ORG, rb.ApiToken("00token"))
+    environment(AUTHORIZATIONMODE="PrivateKey\n", CLIENTID="0oa1\n", PRIVATEKEY=f"{JWK}\n", KID="k\n", DPOPENABLED=" ")
+    made = rb.Client.from_env()._auth
+    assert (made.client_id, made.key_id, made.dpop) == ("0oa1", "k", None)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("acme.okta.com", "^OKTA_CLIENT_ORGURL is 'acme.okta.com', without a scheme; it must be like https://"),
+        ("http://acme.okta.com", "^OKTA_CLIENT_ORGURL is .* must begin with https://"),
+        ("https://acme-admin.okta.com", "^OKTA_CLIENT_ORGURL is .* leave out the -admin"),
+        ("who:hunter2@acme.okta.com", "^OKTA_CLIENT_ORGURL has credentials in it"),
+        ("https://who:hunter2@acme.okta.com", "^OKTA_CLIENT_ORGURL has credentials in it"),
+    ],
+)
+def test_a_wrong_url_names_its_variable(environment, url, words):
+    """The words say which variable to change, and show no password."""
+    environment(ORGURL=url, TOKEN="00token")
+    for make in (rb.Client.from_env, Providers.from_env):
+        with pytest.raises(rb.ConfigurationError, match=words) as caught:
+            make()
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "missing"),
+    [
+        ({}, {}, {"ORGURL", "TOKEN"}),
+        ({"AUTHORIZATIONMODE": "PrivateKey"}, {}, {"ORGURL", "CLIENTID", "PRIVATEKEY"}),
+        ({"AUTHORIZATIONMODE": "PrivateKey", "CLIENTID": " "}, {"org_url": ORG}, {"CLIENTID", "PRIVATEKEY"}),
+        ({}, {"auth": rb.ApiToken("00token")}, {"ORGURL"}),
+        ({"ORGURL": "\n"}, {}, {"ORGURL", "TOKEN"}),
+    ],
+)
+def test_all_missing_variables_are_told_at_once(environment, monkeypatch, variables, given, missing):
+    """And none that is not needed."""
+    monkeypatch.delenv("OKTA_CLIENT_ORGURL")
+    environment(**variables)
+    with pytest.raises(rb.ConfigurationError) as caught:
+        rb.Client.from_env(**given)
+    assert set(re.findall(r"OKTA_CLIENT_(\w+) is not set", str(caught.value))) == missing

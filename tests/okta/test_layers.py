@@ -12,7 +12,7 @@ ORDER = re.findall(
     r"\w+",
     """
     http redaction risk_events rate_limits error_bodies verdicts credentials keys oauth auth environment renewal proxies
-    transport providers
+    transport providers findings checkup
     """,
 )
 

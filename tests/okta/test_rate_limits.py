@@ -77,3 +77,16 @@ def test_limit_and_remainder_0_is_the_concurrency_limit():
     assert Budget(0, 0, 100.0).is_concurrency()
     assert not Budget(0, 1, None).is_concurrency()
     assert not Budget(30, 0, None).is_concurrency()
+
+
+def test_of_an_answer_a_bounded_number_of_sets_is_read():
+    """Thousands of joined values, or of headers, and a Date as long as a page, hold up nobody."""
+    joined = rate(*(",".join([value] * 4000) for value in ("30", "29", RESET)))
+    many = [header for _ in range(4000) for header in rate("30", "29")]
+    for headers in (joined, many):
+        long = CIMultiDict([*headers, ("Date", NOW + " x" * 30_000)])
+        began = time.thread_time()
+        found = budgets(long)
+        assert time.thread_time() - began < 0.05
+        assert found == [Budget(30, 29, None)] * 8
+        assert budgets(CIMultiDict([*headers, ("Date", NOW)])) == [Budget(30, 29, 42.0)] * 8

@@ -46,3 +46,20 @@ def test_the_longest_plain_text_has_300_characters_and_a_mark(length, shown):
     """300 characters stay as they are; one more is cut."""
     assert len(redaction.plain("x" * length)) == shown
     assert redaction.plain("x" * length).endswith("…") == (length > 300)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("url='http://who:pass@proxy:3128'", "url='http://proxy:3128'"),
+        ("http://who:p@ss@proxy and https://a@b/c?d", "http://proxy and https://b/c?d"),
+        ("http://who:p'a/s?s#@proxy", "http://proxy"),
+        ("socks5://who:pass@[::1]:80", "socks5://[::1]:80"),
+        ("see https://help.okta.com, or mail who@okta.com", "see https://help.okta.com, or mail who@okta.com"),
+        ("https://acme.okta.com", "https://acme.okta.com"),
+    ],
+)
+def test_no_url_shows_its_user_info(text, shown):
+    """Wherever in a text it stands, and whatever characters a password has."""
+    assert redaction.hide_user_info(text) == shown
+    assert redaction.redact(text, []) == shown

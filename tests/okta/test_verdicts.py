@@ -1,6 +1,7 @@
 """Answers to what they mean."""
 
 import json
+import time
 from email.utils import format_datetime
 
 import pytest
@@ -171,6 +172,44 @@ def test_a_reason_has_what_the_person_on_call_looks_up():
     refused = classify(answer(400, okta_error("E0000001", "Api validation failed", ["ip: bad", "", "message: long"])))
     assert refused.reason == "Api validation failed: ip: bad; message: long"
     assert classify(answer(400, okta_error("E0000001", "", ["ip: bad"]))).reason == "ip: bad"
+
+
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("body", [okta_error("E0000008", "Not found: " + "x" * 400), PAGE, b"", b"x" * 60_000])
+def test_an_endpoint_that_is_gone_is_told_as_such(status, body):
+    """In Okta's shape or not: the reason says that the API is deprecated, and which commands help."""
+    verdict = classify(answer(status, body, HTML | {"Content-Type": "x" * 900}))
+    assert isinstance(verdict, AccessDenied)
+    for words in (f"HTTP {status}", "deprecated it in April 2025", "`riskbatch doctor`", "`riskbatch queue export`"):
+        assert words in verdict.reason
+    assert len(verdict.reason) <= 301
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"errorCode":"E0000001","errorSummary":"Api valid', "E0000001"),
+        (b' {\n "errorCode" : "E0000003", ', "E0000003"),
+        (b'{"errorCode":"E00000', None),
+        (b'{"errorSummary":"x","errorCode":"E0000001",', None),
+        (b'<p>{"errorCode":"E0000001"', None),
+    ],
+)
+def test_a_cut_error_counts_by_its_code(body, code):
+    """What is whole counts, and the code if it stands first, as in Okta's errors."""
+    verdict = classify(answer(400, body))
+    assert getattr(verdict, "code", None) == code
+    assert isinstance(verdict, BatchRefused if code else Unavailable)
+
+
+def test_of_an_error_a_bounded_number_of_causes_is_read():
+    """An answer full of causes holds up nobody."""
+    causes = [f"[{number % 20}].ip: bad" for number in range(2000)]
+    body = json.dumps(okta_error("E0000001", causes=causes)).encode()
+    began = time.thread_time()
+    verdict = classify(answer(400, body))
+    assert time.thread_time() - began < 0.05
+    assert len(verdict.named) == 100
 
 
 def test_a_server_cannot_flood_or_forge_a_log():

@@ -23,7 +23,7 @@ from attrs import define, field
 
 import riskbatch as rb
 from benchmarks.table import ROUNDS, Row, show
-from riskbatch.okta.wire import Request, Response
+from riskbatch.okta.http import Request, Response
 
 MILLION = 1_000_000
 WINDOW = 20_000

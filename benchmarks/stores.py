@@ -27,7 +27,7 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from benchmarks.table import ROUNDS, Row, in_turns, show
-from riskbatch.okta.wire import Request, Response
+from riskbatch.okta.http import Request, Response
 from riskbatch.stores.sqlite import admin
 from riskbatch.stores.sqlite import file as sqlite_file
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .stores import SqliteStore, Store
     from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "Abandoned",

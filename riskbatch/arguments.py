@@ -10,8 +10,8 @@ import aiohttp
 from .errors import ConfigurationError
 from .limiter import Limiter, RateLimit
 from .okta.auth import Auth
-from .okta.transport import Transport
-from .okta.wire import MAX_SUBJECTS
+from .okta.http import Transport
+from .okta.risk_events import MAX_SUBJECTS
 from .queue import WhenFull
 from .receipts import Receipt
 from .signals import RiskLevel

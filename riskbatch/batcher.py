@@ -7,7 +7,7 @@ have the same timestamp and expiry, because Okta keeps those per event.
 
 from collections.abc import Iterable, Sequence
 
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .receipts import Receipt
 from .signals import RiskSignal, format_time
 

@@ -14,8 +14,8 @@ from .errors import ClientClosed, InvalidSignal
 from .lifespan import CLOSED, Lifespan, Observers
 from .limiter import Limiter, RateLimit
 from .okta.auth import Auth
-from .okta.environment import auth_from_env, check_org_url, client_options_from_env, org_url_from_env
-from .okta.transport import Middleware, Transport
+from .okta.environment import check_org_url, client_options_from_env, settings_from_env
+from .okta.http import Middleware, Transport
 from .queue import MANY, WhenFull
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
@@ -114,10 +114,7 @@ class Client:
             ConfigurationError: A variable is missing or asks for what this client cannot do.
             AuthError: The credentials in a variable cannot be used; the message names it.
         """
-        if "org_url" not in overrides:
-            overrides["org_url"] = org_url_from_env()
-        if "auth" not in overrides:
-            overrides["auth"] = auth_from_env()
+        overrides["org_url"], overrides["auth"] = settings_from_env(overrides.get("org_url"), overrides.get("auth"))
         found = client_options_from_env()
         if "limit" in found:
             overrides.setdefault("limit", RateLimit(*found["limit"]))

@@ -14,7 +14,8 @@ from attrs import frozen
 
 from .batcher import Batch
 from .limiter import Limiter
-from .okta.wire import Budget, Response
+from .okta.http import Response
+from .okta.rate_limits import Budget
 from .prioritizer import Demand
 from .queue import Queue
 from .signals import RiskLevel

@@ -15,8 +15,9 @@ from .capacity import Capacity
 from .dispatcher import LocalDispatcher
 from .limiter import Limiter
 from .log import log_fields
-from .okta.transport import Middleware, aiohttp_transport, open_session, with_middleware
-from .okta.wire import PATH
+from .okta.http import Middleware
+from .okta.risk_events import PATH
+from .okta.transport import aiohttp_transport, open_session, with_middleware
 from .prioritizer import Prioritizer, oldest
 from .queue import Books, Queue
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
@@ -89,7 +90,7 @@ class Lifespan:
         if transport is None:
             session = options["session"] or open_session()
             self._own_session = None if options["session"] else session
-            transport = aiohttp_transport(session)
+            transport = aiohttp_transport(session, env_proxies=self._own_session is not None)
         dispatcher = LocalDispatcher(self.queue, limiter)
         transport = with_middleware(observers.request, transport)
         rate, url = limiter.window.rate, f"{org}{PATH}"

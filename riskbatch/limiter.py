@@ -28,7 +28,7 @@ from aiolimiter import AsyncLimiter
 from attrs import frozen
 
 from .errors import ConfigurationError
-from .okta.wire import Budget
+from .okta.rate_limits import Budget
 from .prioritizer import Demand
 from .signals import RiskLevel
 

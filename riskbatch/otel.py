@@ -18,7 +18,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -34,11 +33,11 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from .client import Client
 from .errors import RiskbatchError
-from .okta.transport import Transport, Unanswered
-from .okta.wire import Request, Response
+from .okta.http import Request, Response, Transport, Unanswered
 from .receipts import Accepted, Receipt
 from .signals import RiskLevel
 from .statistics import Statistics
+from .version import __version__
 
 _Attributes: TypeAlias = Mapping[str, str | int]
 _Values: TypeAlias = Iterable[tuple[float, _Attributes]]
@@ -88,7 +87,7 @@ class Instrumentation:
         url = URL(client.org_url)
         self._server: _Attributes = {"server.address": url.host or "", "server.port": url.port or 443}
         self._levels = {level: {**self._server, "riskbatch.risk_level": level.value} for level in RiskLevel}
-        self._tracer = trace.get_tracer("riskbatch", version("riskbatch"), tracer_provider)
+        self._tracer = trace.get_tracer("riskbatch", __version__, tracer_provider)
         self._meters = _meters_of(meter_provider)
         self._watched = _Watched(client, self._server)
         self._meters.watch(self._watched)
@@ -230,7 +229,7 @@ def _meters_of(provider: metrics.MeterProvider | None) -> "_Meters":
     """Return the one set of instruments of *provider*; `None` is the global one, also before it is set."""
     key = metrics.get_meter if provider is None else provider
     if key not in _meters:
-        _meters[key] = _Meters(metrics.get_meter("riskbatch", version("riskbatch"), provider))
+        _meters[key] = _Meters(metrics.get_meter("riskbatch", __version__, provider))
     return _meters[key]
 
 

@@ -18,7 +18,7 @@ from itertools import chain, count, islice, takewhile
 from attrs import frozen
 
 from .batcher import Batch, EventSlots
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .receipts import Receipt
 from .signals import RiskLevel
 

@@ -17,7 +17,7 @@ from .batcher import Batch
 from .capacity import Capacity
 from .errors import QueueFull
 from .log import SELDOM, log_fields
-from .okta.wire import MAX_EVENTS
+from .okta.risk_events import MAX_EVENTS
 from .prioritizer import Prioritizer
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal

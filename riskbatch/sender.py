@@ -16,30 +16,30 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 
 from .batcher import Batch, split
 from .dispatcher import TIMER_RESOLUTION, Dispatcher, Terms
 from .limiter import RateLimit
 from .log import EventLog, log_fields
-from .okta.auth import Credentials
+from .okta.credentials import Credentials
+from .okta.http import HEADERS, Request, Transport, Unanswered
+from .okta.rate_limits import Budget, budgets
+from .okta.redaction import plain
 from .okta.renewal import Renewal, now_on
-from .okta.transport import HEADERS, Transport, Unanswered
-from .okta.wire import (
-    PATH,
-    Budget,
-    Denied,
+from .okta.risk_events import PATH, encode
+from .okta.verdicts import (
+    AccessDenied,
+    BatchAccepted,
+    BatchRefused,
+    CredentialsRefused,
     RateLimited,
-    Refused,
-    Request,
-    Taken,
     TooConcurrent,
     Unavailable,
     Verdict,
-    budgets,
     classify,
-    encode,
-    plain,
+    refusal_text,
+    verdict_on,
 )
 from .queue import Alarm
 from .receipts import Accepted, Outcome, Receipt, Rejected
@@ -48,11 +48,6 @@ from .trouble import Trouble, backoff
 logger = logging.getLogger("riskbatch")
 
 _TRUSTED_ATTEMPTS = 3  # after which the indices that a server names are no longer trusted
-
-
-@frozen
-class Challenged:
-    """The server wants newer credentials than the request had: a token, a nonce. The next permit carries them."""
 
 
 class SendingQueue(Protocol):
@@ -137,7 +132,7 @@ class Sender:
             while os.getpid() == self._process:  # a forked child must not send its parent's signals
                 self._queue.alarm.silence()
                 now = self._loop.time() + TIMER_RESOLUTION
-                self._renewal.tend(submissions, now)
+                self._renewal.maybe_start(submissions, now)
                 batch = await self._dispatcher.next_batch(self._terms(now))
                 if isinstance(batch, Batch):
                     self._launch(batch, submissions)
@@ -185,7 +180,7 @@ class Sender:
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
-        self._renewal.hurry()
+        self._renewal.retry_now()
         self._queue.retry_now()
 
     def budget(self, now: float) -> tuple[int, int, float]:
@@ -232,18 +227,18 @@ class Sender:
         self.counts.requests_in_flight -= 1
         self._dispatcher.release_permit(batch)
 
-    async def _ask(self, batch: Batch) -> Verdict | Challenged:
+    async def _ask(self, batch: Batch) -> Verdict:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
-            return Challenged()
+            return CredentialsRefused()
         try:
             request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.receipts))
             request = self._credentials.sign(request, now_on(self._loop))
             response = await self._dispatcher.exchange(batch, partial(self._transport, request))
             verdict = classify(response)
             self._learn(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
-            return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
+            return CredentialsRefused() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
-            return Unavailable(lost.reason, lost.may_have_arrived)
+            return verdict_on(lost)
         except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
             reason = f"an unexpected {type(error).__name__}, see the log"
             if self.trouble is None or self.trouble.reason != reason:
@@ -277,25 +272,25 @@ class Sender:
 
     # -- what an answer means for its signals
 
-    def _act(self, batch: Batch, verdict: Verdict | Challenged, departed_at: float, now: float) -> None:
+    def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
         match verdict:
-            case Taken(request_id):
+            case BatchAccepted(request_id):
                 self._recovered()
                 accepted = Accepted(self._clean(request_id))
                 self._queue.settle(batch.receipts, lambda _: accepted)
-            case Refused():
+            case BatchRefused():
                 self._recovered()
                 self._isolate(batch, verdict)
             case RateLimited():
                 self.counts.rate_limited += 1
                 self._put_back(batch)  # the limiter holds everything until then
-            case Challenged():
+            case CredentialsRefused():
                 self._put_back(batch)
             case TooConcurrent():
                 # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
                 reason = "too many of the org's requests are in flight"
                 self._put_back(batch, self._slow_down(reason, departed_at, now, most=4 * self._first_backoff))
-            case Denied(reason):
+            case AccessDenied(reason):
                 self._slow_down(reason, departed_at, now, denied=True)
                 self._put_back(batch)
             case Unavailable(reason, may_have_arrived):
@@ -314,14 +309,14 @@ class Sender:
         else:
             self._queue.put_back(batch.receipts, ready_at)
 
-    def _isolate(self, batch: Batch, refused: Refused) -> None:
+    def _isolate(self, batch: Batch, refused: BatchRefused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
         receipts = batch.receipts
         if len(receipts) == 1:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
             self._queue.settle(receipts, lambda _: rejected)
-            text = f"Okta refused a signal: {code} {reason}"
+            text = refusal_text(code, reason)
             logger.debug("%s", text, extra=log_fields("signal_refused", code=code, reason=reason))
             self.event_log.emit(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return

@@ -8,8 +8,8 @@ from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch.emulator import DEFAULT_TOKEN, EmulatedRequest, Exchange, Fault, Org
-from riskbatch.okta.transport import Unanswered
-from riskbatch.okta.wire import PATH, Request, Response
+from riskbatch.okta.http import Request, Response, Unanswered
+from riskbatch.okta.risk_events import PATH
 
 URL = "https://acme.okta.com"
 WALL = 1_700_000_000.0  # epoch seconds at loop time 0

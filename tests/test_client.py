@@ -15,7 +15,7 @@ import riskbatch as rb
 from riskbatch import sender as sender_module
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
 from riskbatch.okta.environment import check_org_url
-from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.http import Unanswered
 
 URL = "https://acme.okta.com"
 AUTH = rb.ApiToken(DEFAULT_TOKEN)

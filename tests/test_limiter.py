@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from riskbatch import ConfigurationError
 from riskbatch.limiter import DEFAULT_LINGER, Limiter, RateLimit, Window
-from riskbatch.okta.wire import Budget
+from riskbatch.okta.rate_limits import Budget
 from riskbatch.prioritizer import Demand
 from riskbatch.signals import RiskLevel
 

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 import riskbatch as rb
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
-from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.http import Unanswered
 from riskbatch.otel import instrument
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from riskbatch.batcher import Batch, split
-from riskbatch.okta.wire import MAX_EVENTS
+from riskbatch.okta.risk_events import MAX_EVENTS
 from riskbatch.prioritizer import Demand, Prioritizer
 from riskbatch.receipts import Accepted, Receipt
 from riskbatch.signals import RiskLevel, RiskSignal

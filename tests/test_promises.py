@@ -19,8 +19,7 @@ from multidict import CIMultiDict
 import riskbatch as rb
 from riskbatch import queue as queue_module
 from riskbatch.emulator import Fault
-from riskbatch.okta.transport import Unanswered
-from riskbatch.okta.wire import Response
+from riskbatch.okta.http import Response, Unanswered
 
 TOKEN = "00aZ-this_token_must_never_be_seen-9x"
 POISON = 4242

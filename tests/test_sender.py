@@ -11,7 +11,7 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.http import Unanswered
 from riskbatch.sender import backoff
 
 PAGE = b"<html><h1>Bad Request</h1></html>"

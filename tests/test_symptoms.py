@@ -21,7 +21,7 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 import riskbatch as rb
 from riskbatch import limiter as limiter_module
 from riskbatch.emulator import Fault
-from riskbatch.okta.transport import Unanswered
+from riskbatch.okta.http import Unanswered
 
 DOWN = Unanswered("ClientConnectorError: Cannot connect", may_have_arrived=False)
 

@@ -3,11 +3,14 @@
 import argparse
 import asyncio
 import json
+from typing import TYPE_CHECKING
 
-from ..okta.providers import MANAGE_SCOPE, READ_SCOPE, Providers, RiskProvider
 from .exits import DONE
 from .options import explain
 from .terminal import printable
+
+if TYPE_CHECKING:
+    from ..okta.providers import RiskProvider
 
 HELP = "list, create or change who may send, and what Okta does with it"
 
@@ -76,7 +79,9 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-async def _call(options: argparse.Namespace) -> list[RiskProvider]:
+async def _call(options: argparse.Namespace) -> "list[RiskProvider]":
+    from ..okta.providers import MANAGE_SCOPE, READ_SCOPE, Providers  # noqa: PLC0415 - imports aiohttp
+
     scope = READ_SCOPE if options.verb == "list" else MANAGE_SCOPE
     async with Providers.from_env(scope=scope, org_url=options.org_url) as providers:
         if options.verb == "create":
@@ -87,12 +92,12 @@ async def _call(options: argparse.Namespace) -> list[RiskProvider]:
         return list(await providers.list())
 
 
-def _to_json(provider: RiskProvider) -> dict[str, str]:
+def _to_json(provider: "RiskProvider") -> dict[str, str]:
     names = ("name", "client_id", "action", "id", "created", "last_updated")
     return {name: getattr(provider, name) for name in names}
 
 
-def _show(found: list[RiskProvider]) -> None:
+def _show(found: "list[RiskProvider]") -> None:
     print(f"{'name':24} {'action':16} {'client id':24} id")
     for each in found:
         name, action, client_id, id_ = map(printable, (each.name, each.action, each.client_id, each.id))

@@ -1,89 +1,26 @@
 """
-Proving to Okta who sends.
+Proving to Okta who sends: an API token, or a service app with a private key.
 
-No I/O and no clock here. What users make (`ApiToken`, `ServiceApp`) is frozen and may be shared; what one client holds
-at one org (`Credentials`) has the state. A conversation for new credentials is a generator: it yields a request, is
-sent the answer and the time, and yields another, until it holds a token or raises `Unauthenticated`.
+Both are frozen and may be shared by several clients; what one client holds at one org is in `credentials.py`.
 """
 
 import math
 import os
 import re
-from collections.abc import Generator, Iterable, Mapping
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from attrs import define, evolve, field, frozen
+from attrs import evolve, field, frozen
 
 from ..errors import AuthError
-from .wire import Request, Response
+from .credentials import RISK_EVENTS_SCOPE, Credentials, Now, TokenFlow
+from .http import Request, Response
+from .redaction import REDACTED, redact
 
 if TYPE_CHECKING:
     from .keys import SigningKey
 
-RISK_EVENTS_SCOPE = "okta.riskEvents.manage"  # what sending takes; okta-management-openapi-spec 2025.08.0
-
-_TELLING = 3  # so few characters of a token are no secret, and may well be the end of a word
-
-
-@frozen
-class Now:
-    """
-    One instant on both clocks.
-
-    Attributes:
-        loop: Seconds on the loop's clock, which never jumps: what expires is measured on it.
-        wall: Aware UTC, for what others read: the stamps in assertions and proofs.
-    """
-
-    loop: float
-    wall: datetime
-
-
-@define
-class Unauthenticated(Exception):  # noqa: N818 - it is not an error of the program
-    """
-    There are no credentials to be had at the moment.
-
-    Attributes:
-        reason: One line, in the server's words where it had any.
-        denied: A person must mend something; otherwise it should pass.
-        retry_after: Seconds that the server said to wait, if it did.
-    """
-
-    reason: str
-    denied: bool
-    retry_after: float | None = None
-
-
-Conversation: TypeAlias = Generator[Request, tuple[Response, Now], None]
-
-
-class Credentials(Protocol):
-    """What one client holds at one org."""
-
-    def usable(self, now: float) -> bool:
-        """Tell whether requests can be signed at *now* on the loop's clock."""
-
-    def renew_at(self) -> float:
-        """Return when `renew` should run, on the loop's clock; infinity if never."""
-
-    def renew(self, now: Now) -> Conversation:
-        """
-        Yield the requests that lead to usable credentials.
-
-        Raises:
-            Unauthenticated: There are none to be had; what is held already stays as it was.
-        """
-
-    def sign(self, request: Request, now: Now) -> Request:
-        """Return *request* with credentials, good for one attempt."""
-
-    def learn(self, request: Request, response: Response, now: Now) -> bool:
-        """Hear the *response* to a signed *request*; tell whether a new attempt, signed anew, may well be taken."""
-
-    def redact(self, text: str) -> str:
-        """Return *text* without secrets, in case a server echoes them."""
+_MOST_SHOWN = 3  # so few characters of a token are no secret, and may well be the end of a word
 
 
 @runtime_checkable
@@ -127,7 +64,7 @@ class ApiToken:
         """Return infinity: there is nothing to renew."""
         return math.inf
 
-    def renew(self, now: Now) -> Conversation:
+    def renew(self, now: Now) -> TokenFlow:
         """Yield nothing."""
         yield from ()
 
@@ -142,9 +79,9 @@ class ApiToken:
     def redact(self, text: str) -> str:
         """Return *text* without the token, in case a server echoes it; also if the end of *text* was cut within it."""
         kept = text.removesuffix("…")
-        for length in range(min(len(self._token), len(kept)), _TELLING, -1):
+        for length in range(min(len(self._token), len(kept)), _MOST_SHOWN, -1):
             if kept.endswith(self._token[:length]):
-                text = f"{kept[:-length]}{_REDACTED}"
+                text = f"{kept[:-length]}{REDACTED}"
                 break
         return redact(text, [self._token])
 
@@ -208,7 +145,14 @@ class ServiceApp:
         """Return credentials for *org* that hold no token yet."""
         from .oauth import AppCredentials  # noqa: PLC0415 - needs the extra
 
-        return AppCredentials(self, org)
+        return AppCredentials(
+            org,
+            client_id=self.client_id,
+            private_key=self.private_key,
+            key_id=self.key_id,
+            scopes=self.scopes,
+            dpop=self.dpop,
+        )
 
 
 def _load(private_key: object) -> "SigningKey | AuthError":
@@ -216,7 +160,7 @@ def _load(private_key: object) -> "SigningKey | AuthError":
     try:
         from . import keys  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError:
-        return AuthError("a ServiceApp needs a crypto library: pip install 'riskbatch[oauth]'")
+        return AuthError("a ServiceApp needs a crypto library: in a checkout of riskbatch, pip install '.[oauth]'")
     try:
         return keys.load(private_key)
     except AuthError as error:
@@ -243,30 +187,3 @@ def _scopes(given: Iterable[str]) -> tuple[str, ...]:
         if re.fullmatch(r"[!#-\[\]-~]+", scope) is None:  # RFC 6749 section 3.3
             raise AuthError(f"scopes has {scope[:100]!r}, which is not a scope; it must be like {RISK_EVENTS_SCOPE}")
     return scopes
-
-
-_JWT = re.compile(r"(?<![\w-])eyJ[\w-]*(\.[\w-]*)*", re.ASCII)  # not in the middle of a request's id
-_PIECE = 12  # characters of a secret that are too many to show
-_REDACTED = "[redacted]"
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """
-    Return *text* without *secrets*, whole or in pieces of 12 characters or more, and without anything like a JWT.
-
-    Pieces, because what a server echoes may be cut short by it or by us, or be broken into lines.
-    """
-    secrets = list(filter(None, secrets))
-    for secret in secrets:
-        text = text.replace(secret, _REDACTED)
-    all_secrets = "\0".join(secrets)
-    shown, hidden_to = [], 0
-    for i, character in enumerate(text):
-        piece = text[i : i + _PIECE]
-        if len(piece) == _PIECE and "\0" not in piece and piece in all_secrets:
-            if i >= hidden_to:
-                shown.append(_REDACTED)
-            hidden_to = i + _PIECE
-        if i >= hidden_to:
-            shown.append(character)
-    return _JWT.sub(_REDACTED, "".join(shown))

@@ -1,5 +1,5 @@
 """
-The conversation of a service app with its org: a token from the token endpoint, a proof for every request.
+What a service app holds at its org: a token from the token endpoint, and a proof for every request.
 
 Still no I/O: `AppCredentials.renew` yields requests. Rules that hold throughout, each learnt from a defect somebody
 else had (terraform-provider-okta 2392, okta-sdk-nodejs 453, okta-sdk-python 363): every attempt has an assertion and a
@@ -14,15 +14,19 @@ import math
 import secrets
 from base64 import urlsafe_b64decode
 from collections import deque
+from collections.abc import Sequence
 from datetime import timedelta
 from urllib.parse import urlencode
 
 from attrs import evolve, frozen
 
 from ..log import log_fields
-from .auth import Conversation, Now, ServiceApp, Unauthenticated, redact
+from .credentials import Now, TokenFlow, Unauthenticated
+from .error_bodies import OAuthError, describe, error_code, oauth_error
+from .http import Request, Response, date_of
 from .keys import SigningKey, token_hash
-from .wire import OAuthError, Request, Response, budgets, date_of, describe, error_code, oauth_error, plain
+from .rate_limits import budgets
+from .redaction import plain, redact
 
 logger = logging.getLogger("riskbatch")
 
@@ -67,14 +71,34 @@ class Token:
 
 
 class AppCredentials:
-    """A `ServiceApp` at one org: its token, its DPoP key, the nonces, and what the org has taught us about itself."""
+    """
+    A service app at one org: its token, its DPoP key, the nonces, and what the org has taught us about itself.
 
-    def __init__(self, app: ServiceApp, org: str) -> None:
-        self._app = app
+    Args:
+        org: The URL of the org, without a trailing slash.
+        client_id: As of `ServiceApp`, and so are the others.
+        private_key: What signs assertions.
+        key_id: The `kid` of that key.
+        scopes: What to ask for.
+        dpop: `None` learns from the org whether tokens are bound to a key.
+    """
+
+    def __init__(
+        self,
+        org: str,
+        *,
+        client_id: str,
+        private_key: SigningKey,
+        key_id: str | None,
+        scopes: Sequence[str],
+        dpop: bool | None,
+    ) -> None:
+        self._client_id, self._private_key, self._key_id = client_id, private_key, key_id
+        self._scopes, self._dpop = scopes, dpop
         self._url = f"{org}{TOKEN_PATH}"
         self._token: Token | None = None
         self._issued: deque[str] = deque(maxlen=24)  # secrets that an answer still to come may echo
-        self._proof_key: SigningKey | None = SigningKey.generate() if app.dpop else None
+        self._proof_key: SigningKey | None = SigningKey.generate() if dpop else None
         self._token_nonce: str | None = None
         self._nonce: str | None = None  # of the resource server
         self._ahead = timedelta()  # the server's clock before ours, once that seems to have mattered
@@ -83,7 +107,7 @@ class AppCredentials:
 
     def __repr__(self) -> str:
         held = f"a {self._token.scheme} token" if self._token else "no token"
-        return f"<AppCredentials {self._app.client_id} at {self._url}: {held}>"
+        return f"<AppCredentials {self._client_id} at {self._url}: {held}>"
 
     def usable(self, now: float) -> bool:
         """Tell whether there is a token that should still be taken."""
@@ -95,11 +119,11 @@ class AppCredentials:
 
     def redact(self, text: str) -> str:
         """Return *text* without key, tokens, assertions and proofs."""
-        return redact(text, [*self._app.private_key.secrets, *self._issued])
+        return redact(text, [*self._private_key.secrets, *self._issued])
 
     # -- the token endpoint
 
-    def renew(self, now: Now) -> Conversation:
+    def renew(self, now: Now) -> TokenFlow:
         """Fetch a token: prove possession if the org asks for it, and carry the nonce that it asks for then."""
         challenges = 0
         clock, second_chance = self._ahead, True
@@ -113,7 +137,7 @@ class AppCredentials:
             told = oauth_error(response)
             error = told.error if told else ""
             of_proof = error in ("use_dpop_nonce", "invalid_dpop_proof")
-            if of_proof and not proved and self._app.dpop is None:
+            if of_proof and not proved and self._dpop is None:
                 self._proof_key = SigningKey.generate()
             elif of_proof and proved and self._token_nonce != nonce and challenges < _REFUSALS:
                 challenges += 1
@@ -143,7 +167,7 @@ class AppCredentials:
     def _token_request(self, now: Now) -> Request:
         form = {
             "grant_type": "client_credentials",
-            "scope": " ".join(self._app.scopes),
+            "scope": " ".join(self._scopes),
             "client_assertion_type": _ASSERTION_TYPE,
             "client_assertion": self._assertion(now),
         }
@@ -156,33 +180,33 @@ class AppCredentials:
     def _assertion(self, now: Now) -> str:
         issued = self._stamp(now)
         claims = {
-            "iss": self._app.client_id,
-            "sub": self._app.client_id,
+            "iss": self._client_id,
+            "sub": self._client_id,
             "aud": self._url,
             "iat": issued,
             "exp": issued + _LIFE,
             "jti": secrets.token_urlsafe(24),
         }
         header: dict[str, object] = {"typ": "JWT"}
-        if self._app.key_id:
-            header["kid"] = self._app.key_id
-        return self._issue(self._app.private_key, header, claims)
+        if self._key_id:
+            header["kid"] = self._key_id
+        return self._issue(self._private_key, header, claims)
 
     def _adopt(self, response: Response, left: Now) -> None:
         """Take the token in *response*, to a request that *left* then: its life is counted from there."""
-        token = _parse(response, left.loop, frozenset(self._app.scopes))
+        token = _parse(response, left.loop, frozenset(self._scopes))
         if token is None:
             raise self._failure(response, "the answer holds no usable access token")
         if token.scheme == "DPoP" and self._proof_key is None:
             raise self._failure(response, "a DPoP token was given to a request without a proof", denied=True)
-        if token.scheme == "Bearer" and self._app.dpop:
+        if token.scheme == "Bearer" and self._dpop:
             raise self._failure(response, "a Bearer token was given though dpop=True insists on DPoP", denied=True)
         self._token = token
         self._issued.append(token.text)
-        missing = frozenset(self._app.scopes) - token.scopes
+        missing = frozenset(self._scopes) - token.scopes
         if missing and missing != self._told_missing:
             text, scopes = "%s was not granted %s: grant it to the app under Okta API Scopes", " ".join(sorted(missing))
-            logger.warning(text, self._app.client_id, scopes, extra=log_fields("scope_missing", scopes=scopes))
+            logger.warning(text, self._client_id, scopes, extra=log_fields("scope_missing", scopes=scopes))
         self._told_missing = missing
 
     def _failure(self, response: Response, why: str = "", *, denied: bool | None = None) -> Unauthenticated:
@@ -256,7 +280,7 @@ class AppCredentials:
             if not self._try_their_clock(response, now):
                 self._ahead = timedelta()  # if theirs was in use, then it was not the clock
             retry = True
-        elif told is not None and _wants_proof(told) and token.scheme == "Bearer" and self._app.dpop is None:
+        elif told is not None and _wants_proof(told) and token.scheme == "Bearer" and self._dpop is None:
             self._proof_key = SigningKey.generate()
             self._token = None
             retry = True

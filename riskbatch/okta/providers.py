@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias, get_args
 from attrs import evolve, frozen
 
 from ..errors import AuthError, ConfigurationError, RequestFailed
-from .auth import Auth, Credentials, Unauthenticated
-from .environment import auth_from_env, check_org_url, org_url_from_env
+from .auth import Auth
+from .credentials import Credentials, Unauthenticated
+from .environment import check_org_url, settings_from_env
+from .error_bodies import describe, error_code
+from .http import Request, Response, Transport, Unanswered
+from .redaction import plain
 from .renewal import call
-from .transport import Transport, Unanswered, aiohttp_transport, open_session
-from .wire import Request, Response, describe, error_code, plain
+from .transport import aiohttp_transport, open_session
 
 if TYPE_CHECKING:
     import aiohttp
@@ -164,12 +167,12 @@ class Providers:
     @classmethod
     def from_env(cls, *, scope: str = MANAGE_SCOPE, org_url: str | None = None) -> Self:
         """Read the environment, but for *org_url*, as `Client.from_env` does; a service app asks for *scope* alone."""
-        return cls(org_url or org_url_from_env(), auth_from_env(scope))
+        return cls(*settings_from_env(org_url, scopes=scope))
 
     async def __aenter__(self) -> Self:
         if self._transport is None:
             self._session = open_session()
-            self._transport = aiohttp_transport(self._session)
+            self._transport = aiohttp_transport(self._session, env_proxies=True)
         return self
 
     async def __aexit__(

@@ -1,5 +1,5 @@
 """
-Keeping credentials good: the one place where an auth conversation meets the network.
+Keeping credentials good: the one place where a flow for new ones meets the network.
 
 Requests for tokens are not risk requests: they take no permit, and when they fail they are tried again after waits of
 their own.
@@ -7,21 +7,25 @@ their own.
 
 import asyncio
 import logging
+import math
 import random
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
 from ..log import EventLog, log_fields
-from .auth import Conversation, Credentials, Now, Unauthenticated
-from .transport import HEADERS, Transport, Unanswered
-from .wire import Request, Response
+from .credentials import Credentials, Now, TokenFlow, Unauthenticated
+from .http import HEADERS, Request, Response, Transport, Unanswered
 
 logger = logging.getLogger("riskbatch")
 
 _FIRST_WAIT = 1.0  # seconds after the first failure, doubled by each further one
 _MOST_WAIT = 60.0  # seconds between two tries, so that a mended app sends again within a minute
+# Seconds in which at most two flows succeed, however short the lives that a server grants: the second is for a token
+# that the API refuses although it is new. Okta's tokens live an hour.
+_FLOOR = 5.0
 _ATTEMPTS = 4  # of one call: a token, and a nonce that changed twice
 
 
@@ -30,26 +34,26 @@ def now_on(loop: asyncio.AbstractEventLoop) -> Now:
     return Now(loop.time(), datetime.now(UTC))
 
 
-async def converse(conversation: Conversation, transport: Transport) -> None:
+async def run_flow(flow: TokenFlow, transport: Transport) -> None:
     """
-    Carry *conversation* to its end.
+    Carry *flow* to its end.
 
     Raises:
         Unauthenticated: It ended without credentials, or an answer never came.
     """
     loop = asyncio.get_running_loop()
     try:
-        request = next(conversation)
+        request = next(flow)
         while True:
             response = await transport(evolve(request, headers={**HEADERS, **request.headers}))
-            request = conversation.send((response, now_on(loop)))
+            request = flow.send((response, now_on(loop)))
     except StopIteration:
         return
     except Unanswered as lost:
-        reason = f"no access token: {lost.reason}"
+        reason, denied = f"no access token: {lost.reason}", lost.denied
     finally:
-        conversation.close()
-    raise Unauthenticated(reason, denied=False)
+        flow.close()
+    raise Unauthenticated(reason, denied)
 
 
 async def call(request: Request, credentials: Credentials, transport: Transport) -> Response:
@@ -63,7 +67,7 @@ async def call(request: Request, credentials: Credentials, transport: Transport)
     loop = asyncio.get_running_loop()
     for attempt in range(1, _ATTEMPTS + 1):
         if not credentials.usable(loop.time()):
-            await converse(credentials.renew(now_on(loop)), transport)
+            await run_flow(credentials.renew(now_on(loop)), transport)
         signed = credentials.sign(evolve(request, headers={**HEADERS, **request.headers}), now_on(loop))
         response = await transport(signed)
         if not credentials.learn(signed, response, now_on(loop)) or attempt == _ATTEMPTS:
@@ -93,12 +97,12 @@ class Failure:
 
 class Renewal:
     """
-    Renews one client's credentials in the background: before they end, at most one conversation at a time.
+    Renews one client's credentials in the background: before they end, at most one flow at a time.
 
     Args:
         credentials: What to renew.
         transport: One request out, one answer in.
-        done: Called when a conversation has ended, whatever came of it.
+        done: Called when a flow has ended, whatever came of it.
         event_log: Says what changes.
     """
 
@@ -108,39 +112,40 @@ class Renewal:
         self._credentials = credentials
         self._transport = transport
         self._done = done
-        self._journal = event_log
+        self._event_log = event_log
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
+        self._succeeded_at: deque[float] = deque([-math.inf] * 2, maxlen=2)
         self.failure: Failure | None = None
 
     @property
     def under_way(self) -> bool:
-        """Whether a conversation is going on."""
+        """Whether a flow is going on."""
         return self._task is not None and not self._task.done()
 
     def next_at(self) -> float:
-        """Return when the next conversation is due, on the loop clock; infinity if never."""
-        at = self._credentials.renew_at()
+        """Return when the next flow is due, on the loop clock; infinity if never."""
+        at = max(self._credentials.renew_at(), self._succeeded_at[0] + _FLOOR)
         return at if self.failure is None else max(at, self.failure.until)
 
-    def tend(self, tasks: asyncio.TaskGroup, now: float) -> None:
-        """Start a conversation among *tasks* if one is due and none is under way."""
+    def maybe_start(self, tasks: asyncio.TaskGroup, now: float) -> None:
+        """Start a flow among *tasks* if one is due and none is under way."""
         if not self.under_way and self.next_at() <= now:
             self._task = tasks.create_task(self._renew(), name="riskbatch renews its credentials")
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """Try again at once, for the last time, unless the server said when."""
         if self.failure is not None and not self.failure.told:
             self.failure = evolve(self.failure, until=self._loop.time())
 
     def cancel(self) -> None:
-        """Give up the conversation that is under way."""
+        """Give up the flow that is under way."""
         if self._task is not None:
             self._task.cancel()
 
     async def _renew(self) -> None:
         try:
-            await converse(self._credentials.renew(now_on(self._loop)), self._transport)
+            await run_flow(self._credentials.renew(now_on(self._loop)), self._transport)
             if self._credentials.usable(self._loop.time()):
                 self._succeeded()
             else:
@@ -154,9 +159,10 @@ class Renewal:
             self._done()
 
     def _succeeded(self) -> None:
+        self._succeeded_at.append(self._loop.time())
         if self.failure is not None:
             text, reason = f"there is a new access token, after: {self.failure.reason}", self.failure.reason
-            self._journal.emit(logging.WARNING, "token_renewed", text, reason=reason)
+            self._event_log.emit(logging.WARNING, "token_renewed", text, reason=reason)
             self.failure = None
 
     def _failed(self, why: Unauthenticated) -> None:
@@ -171,4 +177,4 @@ class Renewal:
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)
         if old is None or old.denied != why.denied or old.reason != reason:
             text = f"{reason} ({'somebody must mend this' if why.denied else 'this should pass'})"
-            self._journal.emit(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)
+            self._event_log.emit(logging.WARNING, "token_refused", text, reason=reason, denied=why.denied)

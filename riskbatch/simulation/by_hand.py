@@ -8,9 +8,10 @@ from aiolimiter import AsyncLimiter
 
 from ..emulator import DEFAULT_TOKEN
 from ..okta.auth import ApiToken
+from ..okta.http import HEADERS, Request
+from ..okta.rate_limits import budgets
 from ..okta.renewal import now_on
-from ..okta.transport import HEADERS
-from ..okta.wire import MAX_EVENTS, PATH, Request, budgets, encode
+from ..okta.risk_events import MAX_EVENTS, PATH, encode
 from ..signals import RiskLevel, RiskSignal
 from .result import Result
 from .simulation import ORG_URL, LocalOrg, Simulation, cancel, sample

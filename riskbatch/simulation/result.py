@@ -8,7 +8,7 @@ from statistics import fmean
 from attrs import define, field, frozen
 
 from ..limiter import RateLimit
-from ..okta.wire import MAX_EVENTS
+from ..okta.risk_events import MAX_EVENTS
 from ..signals import RiskLevel
 
 ENDS = ("accepted", "rejected", "expired", "shed", "superseded")

@@ -13,7 +13,8 @@ from ..client import Client
 from ..emulator import DEFAULT_TOKEN, EmulatedRequest, Org
 from ..limiter import RateLimit
 from ..okta.auth import ApiToken
-from ..okta.wire import PATH, Request, Response
+from ..okta.http import Request, Response
+from ..okta.risk_events import PATH
 from ..receipts import Accepted, Receipt
 from ..signals import RiskLevel, RiskSignal
 from .clock import run_virtually

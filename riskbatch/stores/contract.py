@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from ..errors import StoreError
-from ..receipts import Receipt as Entry
 from ..receipts import Accepted, Superseded
+from ..receipts import Receipt as Entry
 from ..signals import RiskLevel, RiskSignal
 from . import Backlog, Store, Stored
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from multidict import CIMultiDict
 
 from ..limiter import RateLimit
-from ..okta.transport import Unanswered
-from ..okta.wire import PATH, Request, Response
+from ..okta.http import Request, Response, Unanswered
+from ..okta.risk_events import PATH
 from ..signals import RiskSignal, parse_signals
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from typing import assert_never, assert_type
 import riskbatch as rb
 from riskbatch import otel
 from riskbatch.emulator import OktaEmulator
+from riskbatch.okta.http import Request, Response, Transport
 from riskbatch.okta.providers import Providers, RiskProvider
-from riskbatch.okta.transport import Transport
-from riskbatch.okta.wire import Request, Response
 from riskbatch.testing import QUICK, RecordingTransport, lost, serve_okta
 
 

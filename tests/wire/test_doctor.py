@@ -1,6 +1,7 @@
 """`riskbatch doctor` against a strict org in every state that must be mended: it says which, in plain words."""
 
 import asyncio
+import json
 import re
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,14 @@ import pytest
 from aiohttp import web
 from joserfc.jwk import ECKey
 from multidict import CIMultiDict
+from raw_server import raw_server, says
 
 from riskbatch.cli import main
-from riskbatch.cli.doctor import Finding, budget, clock, endpoint, registration, sending, unreached
+from riskbatch.cli.doctor import line
 from riskbatch.emulator import RISK_EVENTS_PATH, Fault
+from riskbatch.okta.findings import Finding, budget, clock, endpoint, registration, sending, unreached
+from riskbatch.okta.http import Response
 from riskbatch.okta.providers import MANAGE_SCOPE, READ_SCOPE, RiskProvider
-from riskbatch.okta.wire import Response
 
 SEND_SCOPE = "okta.riskEvents.manage"
 KEY = ECKey.generate_key("P-256")
@@ -252,6 +255,56 @@ def test_what_only_a_real_signal_shows(okta, doctor, name):
     assert okta.signals == []
 
 
+@pytest.mark.parametrize("code", ["E0000008", "E0000026", "E0000215"])
+@pytest.mark.parametrize("use_app", [True, False])
+def test_an_api_that_is_gone_needs_no_provider(okta, doctor, request, code, use_app):
+    """There is one thing to say, what to do with what waits, and no advice about providers and budgets."""
+    if use_app:
+        request.getfixturevalue("app")
+    okta.org.removed = code
+    use(okta, "null", "log_only")
+    status, found = doctor("--send", "203.0.113.7")
+    assert (status, ailing(found)) == (1, {"endpoint"})
+    assert set(found) == {"url", "endpoint", "clock", "credentials"}
+    assert "deprecated" in found["endpoint"][1]
+    assert "`riskbatch queue export`" in found["endpoint"][1]
+
+
+async def test_a_404_of_another_server_is_told_with_its_doubt(doctor, monkeypatch):
+    """Who answers so may be the wrong host, or Okta's own edge."""
+    async with raw_server(says(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")) as url:
+        monkeypatch.setenv("OKTA_CLIENT_TOKEN", "00token")
+        status, found = await asyncio.to_thread(doctor, "--org-url", url)
+    assert status == 1
+    assert "not there any more" in found["endpoint"][1]
+    assert "does not look like Okta" in found["endpoint"][1]
+    assert "provider" not in found
+
+
+def test_all_that_is_missing_is_said_at_once(doctor, monkeypatch):
+    """Nobody sets one variable after the other."""
+    for name in ("ORGURL", "TOKEN"):
+        monkeypatch.delenv(f"OKTA_CLIENT_{name}", raising=False)
+    status, found = doctor()
+    assert status == 1
+    assert "OKTA_CLIENT_ORGURL is not set" in found["url"][1]
+    assert "OKTA_CLIENT_TOKEN is not set" in found["credentials"][1]
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_as_json_it_is_one_object(okta, capsys, valid):
+    """A program reads the same findings, each with state, subject and text."""
+    okta.org.token_valid = valid
+    assert main(["doctor", "--json"]) == (0 if valid else 1)
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"findings", "to_mend"}
+    assert told["to_mend"] == (0 if valid else 1)
+    assert all(set(finding) == {"state", "subject", "text"} for finding in told["findings"])
+    states = {finding["subject"]: finding["state"] for finding in told["findings"]}
+    assert states["credentials"] == ("ok" if valid else "mend")
+    assert states["url"] == "ok"
+
+
 def test_a_token_is_never_shown(okta, doctor, monkeypatch, capsys):
     """Whatever a server echoes."""
     monkeypatch.setenv("OKTA_CLIENT_TOKEN", "00secret-secret-secret")
@@ -285,7 +338,7 @@ def answer(status, **headers):
 def test_other_answers(finding, state, words):
     """What the emulator does not answer."""
     assert finding.state == state
-    assert words in finding.words
+    assert words in finding.text
 
 
 @pytest.mark.parametrize(
@@ -299,12 +352,12 @@ def test_other_answers(finding, state, words):
 )
 def test_what_no_answer_means(reason, words):
     """Each kind of silence has its own mending."""
-    assert words in unreached(reason)
-    assert reason in unreached(reason)
+    assert words in unreached(reason).text
+    assert reason in unreached(reason).text
 
 
 def test_a_finding_is_one_line_that_steers_no_terminal():
     """A server's words are printable and bounded."""
-    line = str(Finding("mend", "reach", unreached("\x1b[31m\nred" * 1000)))
-    assert line.isprintable()
-    assert len(line) < 700
+    shown = line(Finding("mend", "reach", "\x1b[31m\nred" * 1000))
+    assert shown.isprintable()
+    assert len(shown) < 700

@@ -12,7 +12,7 @@ import pytest
 from multidict import CIMultiDict
 
 import riskbatch as rb
-from riskbatch.okta.wire import Request, Response
+from riskbatch.okta.http import Request, Response
 
 pytestmark = pytest.mark.skipif(not power.reachable(), reason="this Python hides its SQLite")
 

@@ -25,7 +25,7 @@ from multidict import CIMultiDict
 import riskbatch as rb
 from riskbatch import cli
 from riskbatch.emulator import OktaEmulator
-from riskbatch.okta.wire import Response
+from riskbatch.okta.http import Response
 from riskbatch.stores import contract
 from riskbatch.stores.sqlite import admin, durable
 from riskbatch.stores.sqlite import file as sqlite_file
@@ -715,7 +715,7 @@ FULL_DISK = """
 import asyncio, resource, signal, sys
 import riskbatch as rb
 from multidict import CIMultiDict
-from riskbatch.okta.wire import Response
+from riskbatch.okta.http import Response
 
 async def take(_):
     await go.wait()

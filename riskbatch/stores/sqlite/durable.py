@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Any
 
 from ...errors import ClientClosed, QueueFull, StoreError
-from ...receipts import Receipt as Entry
 from ...log import log_fields
 from ...prioritizer import Demand
 from ...queue import SLICE, Queue, _is_past
 from ...receipts import Abandoned, Expired, Receipt, Superseded
+from ...receipts import Receipt as Entry
 from ...signals import RiskLevel, RiskSignal
 from .. import Backlog, Store, Stored
 

@@ -22,8 +22,8 @@ import attrs
 from attrs import define, field, frozen
 
 from ...errors import ConfigurationError, StoreError
-from ...receipts import Receipt as Entry
 from ...log import log_fields
+from ...receipts import Receipt as Entry
 from ...signals import RiskLevel, RiskSignal
 from . import file
 from .file import Bookmark, Held, Record, Synchronous

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from attrs import frozen
 
 from ...batcher import Batch
-from ...okta.wire import Budget
+from ...okta.rate_limits import Budget
 from .engine import milliseconds
 
 

@@ -10,8 +10,9 @@ import math
 import os
 
 from ...batcher import Batch
-from ...okta.wire import Budget, Unavailable, Verdict
-from ...sender import Challenged, Sender, Trouble
+from ...okta.rate_limits import Budget
+from ...okta.verdicts import CredentialsRefused, Unavailable, Verdict
+from ...sender import Sender, Trouble
 from .claims import Claim, Look, Terms
 from .fleet import FleetQueue
 
@@ -25,7 +26,7 @@ class Replica(Sender):
         async with asyncio.TaskGroup() as submissions:
             while os.getpid() == self._process:
                 now = self._loop.time()
-                self._renewal.tend(submissions, now)
+                self._renewal.maybe_start(submissions, now)
                 look = await self._queue.look(self._terms(now))
                 if look.claim is not None:
                     self._launch(look.claim, submissions, self._loop.time())
@@ -53,11 +54,11 @@ class Replica(Sender):
         now = self._loop.time()
         return self._queue.waiting == 0 or now >= self._drain_by or now + look.next_after >= self._drain_by
 
-    async def _ask(self, batch: Batch) -> Verdict | Challenged:
+    async def _ask(self, batch: Batch) -> Verdict:
         assert isinstance(batch, Claim)  # noqa: S101 - the queue's
         if self._loop.time() >= batch.give_up_at:  # the process stood still since the engine answered
             batch.keep_unsent()
-            return Challenged()
+            return CredentialsRefused()
         try:
             async with batch.lease():
                 return await super()._ask(batch)

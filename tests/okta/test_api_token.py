@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from riskbatch import ApiToken, AuthError, RiskbatchError
-from riskbatch.okta.auth import Now
-from riskbatch.okta.wire import Request, plain
+from riskbatch.okta.credentials import Now
+from riskbatch.okta.http import Request
+from riskbatch.okta.redaction import plain
 
 TOKEN = "00aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789-_x"
 NOW = Now(0.0, datetime(2026, 1, 1, tzinfo=UTC))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import random
+import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -153,7 +154,8 @@ class Renewal:
         except Unauthenticated as failure:
             self._failed(failure)
         except Exception:  # a defect of ours or of a custom transport must not take the sender down
-            logger.exception("a token request failed in an unexpected way", extra=log_fields("defect"))
+            shown = self._credentials.redact(traceback.format_exc())  # which may show what a request holds
+            logger.error("a token request failed in an unexpected way\n%s", shown, extra=log_fields("defect"))
             self._failed(Unauthenticated("no access token: an unexpected error, see the log", denied=False))
         finally:
             self._done()

@@ -12,7 +12,7 @@ from ..okta.redaction import plain
 from ..okta.transport import aiohttp_transport, open_session
 from .terminal import NOT_ACCEPTED, counted
 
-_MOST = 600  # characters of a finding: what a server says must not flood a terminal
+_MAX_TEXT = 600  # characters of a finding: what a server says must not flood a terminal
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ async def _doctor(options: argparse.Namespace) -> int:
                 print(line(finding), flush=True)
     faults = sum(finding.state == "mend" for finding in found)
     if options.json:
-        findings = [asdict(finding) | {"text": plain(finding.text, _MOST)} for finding in found]
+        findings = [asdict(finding) | {"text": plain(finding.text, _MAX_TEXT)} for finding in found]
         print(json.dumps({"findings": findings, "to_mend": faults}, indent=2))
     else:
         print("all is well" if not faults else f"{counted(faults, 'thing')} to mend")
@@ -45,4 +45,4 @@ async def _doctor(options: argparse.Namespace) -> int:
 
 def line(finding: Finding) -> str:
     """Return a finding as one line that steers no terminal."""
-    return f"{finding.state:5} {finding.subject:12} {plain(finding.text, _MOST)}"
+    return f"{finding.state:5} {finding.subject:12} {plain(finding.text, _MAX_TEXT)}"

@@ -19,7 +19,7 @@ from .redaction import redact
 
 TIMEOUT = 30.0  # seconds for the whole exchange, as in Okta's SDKs
 CONNECT_TIMEOUT = 10.0  # seconds
-BODY_TIMEOUT = 10.0  # seconds for the body once there are status and headers; the largest that we read has 64 KiB
+BODY_TIMEOUT = 5.0  # seconds for the body once there are status and headers; the largest that we read has 64 KiB
 
 # aiohttp's defaults of 8,190 bytes and 128 headers are less than what middleboxes add, and an answer that is refused
 # for them says nothing of the signals. `max_headers` came with aiohttp 3.14; before, their number was not bounded.
@@ -98,7 +98,7 @@ def aiohttp_transport(session: aiohttp.ClientSession, *, env_proxies: bool = Fal
             lost = _explain(error, proxy, may_have_left=body.may_have_left)
         else:
             return Response(answer.status, answer.headers, await _read(answer, until))
-        raise lost  # outside of the handler, so that nothing of the request hangs on it
+        raise lost  # outside of the handler, so that its context shows nothing of the request
 
     return send
 

@@ -20,7 +20,7 @@ from .redaction import REDACTED, redact
 if TYPE_CHECKING:
     from .keys import SigningKey
 
-_MOST_SHOWN = 3  # so few characters of a token are no secret, and may well be the end of a word
+_MOST_SHOWN = 3  # characters at the end of a cut text that may be those of any word, and tell nothing of a token
 
 
 @runtime_checkable
@@ -156,7 +156,7 @@ class ServiceApp:
 
 
 def _load(private_key: object) -> "SigningKey | AuthError":
-    """Return the key, or what to raise: outside of all handlers, so that nothing that saw the key hangs on it."""
+    """Return the key or an error. The caller raises it outside of handlers, so that its context shows no key."""
     try:
         from . import keys  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError:

@@ -18,7 +18,7 @@ from .credentials import RISK_EVENTS_SCOPE, Unauthenticated
 from .environment import auth_from_env, check_org_url, org_url_from_env
 from .error_bodies import describe
 from .findings import Finding
-from .http import HEADERS, Request, Transport, Unanswered
+from .http import HEADERS, Request, Response, Transport, Unanswered
 from .providers import MANAGE_SCOPE, READ_SCOPE, RiskProvider, list_providers
 from .proxies import env_proxy
 from .redaction import plain
@@ -36,15 +36,38 @@ async def examine(transport: Transport, org_url: str | None = None, send: str | 
         org_url: Instead of OKTA_CLIENT_ORGURL.
         send: An address for which one LOW signal is really sent.
     """
-    auth, faults = _credentials()
+    auth = _credentials()
     try:
         org = check_org_url(org_url) if org_url else org_url_from_env()
-        yield Finding("ok", "url", org)
     except RiskbatchError as error:
         yield Finding("mend", "url", str(error))
-        for fault in faults:
-            yield fault
+        if isinstance(auth, Finding):  # all that is missing is said at once
+            yield auth
         return
+    yield Finding("ok", "url", org)
+    response = None
+    async for found in _reach(transport, org):
+        if isinstance(found, Finding):
+            yield found
+        else:
+            response = found
+    if response is None:
+        return
+    if isinstance(auth, Finding):
+        yield auth
+        return
+    is_gone = response.status in GONE  # then there is no advice about what to send with
+    async for finding in _examine_rights(transport, org, auth, is_gone=is_gone):
+        yield finding
+    if send is not None and not is_gone:
+        async for finding in _send(transport, org, auth, send):
+            yield finding
+    elif not is_gone:
+        yield Finding("open", "budget", "Okta tells it with risk events only; `--send IP` sends one and looks")
+
+
+async def _reach(transport: Transport, org: str) -> AsyncIterator[Finding | Response]:
+    """Yield what is on the way to the org, and its answer with what that shows, if there is one."""
     try:
         proxy = env_proxy(org)
     except ConfigurationError as error:
@@ -59,28 +82,15 @@ async def examine(transport: Transport, org_url: str | None = None, send: str | 
         return
     yield findings.endpoint(response)
     yield findings.clock(response, datetime.now(UTC))
-    if auth is None:
-        for fault in faults:
-            yield fault
-        return
-    is_gone = response.status in GONE
-    async for finding in _examine_rights(transport, org, auth, is_gone=is_gone):
-        yield finding
-    if is_gone:  # no advice about what to send with
-        return
-    if send is None:
-        yield Finding("open", "budget", "Okta tells it with risk events only; `--send IP` sends one and looks")
-    else:
-        async for finding in _send(transport, org, auth, send):
-            yield finding
+    yield response
 
 
-def _credentials() -> tuple[Auth | None, list[Finding]]:
+def _credentials() -> Auth | Finding:
     """Return who sends, or what is wrong with the environment."""
     try:
-        return auth_from_env(), []
+        return auth_from_env()
     except RiskbatchError as error:
-        return None, [Finding("mend", "credentials", str(error))]
+        return Finding("mend", "credentials", str(error))
 
 
 async def _examine_rights(transport: Transport, org: str, auth: Auth, *, is_gone: bool) -> AsyncIterator[Finding]:

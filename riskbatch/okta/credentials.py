@@ -53,7 +53,7 @@ class Credentials(Protocol):
     """What one client holds at one org."""
 
     def usable(self, now: float) -> bool:
-        """Tell whether requests can be signed at *now* on the loop's clock."""
+        """Return whether requests can be signed at *now* on the loop's clock."""
 
     def renew_at(self) -> float:
         """Return when `renew` should run, on the loop's clock; infinity if never."""
@@ -70,7 +70,7 @@ class Credentials(Protocol):
         """Return *request* with credentials, good for one attempt."""
 
     def learn(self, request: Request, response: Response, now: Now) -> bool:
-        """Hear the *response* to a signed *request*; tell whether a new attempt, signed anew, may well be taken."""
+        """Take what the *response* to a signed *request* says; return whether a newly signed attempt may succeed."""
 
     def redact(self, text: str) -> str:
         """Return *text* without secrets, in case a server echoes them."""

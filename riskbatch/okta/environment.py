@@ -107,7 +107,7 @@ def auth_from_env(scopes: str | None = None) -> Auth:
     for argument, variable in _AUTH_VARIABLES.items():
         if message.startswith(argument):
             message = variable + message.removeprefix(argument)
-    raise AuthError(message)  # outside of the handler, so that nothing of what failed hangs on it
+    raise AuthError(message)  # outside of the handler, so that its context shows no secret
 
 
 def _service_app(scopes: str | None) -> ServiceApp:

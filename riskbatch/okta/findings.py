@@ -18,10 +18,10 @@ from .rate_limits import Budget, budgets
 from .redaction import plain
 from .verdicts import GONE, AccessDenied, BatchAccepted, BatchRefused, RateLimited, TooConcurrent, classify
 
-_CLOCK_OFF = 5.0  # seconds; `Date` has whole ones, and an answer takes its time
+_CLOCK_TOLERANCE = 5.0  # seconds; `Date` has whole ones, and an answer takes its time
 _NO_FEATURE = "E0000015"
 _FORBIDDEN = "E0000006"  # a role is missing, or what the role allows
-_WHOLE = 30  # requests a minute that an org has; okta-management-openapi-spec 2025.08.0
+_ORG_LIMIT = 30  # requests a minute that an org has; okta-management-openapi-spec 2025.08.0
 
 State: TypeAlias = Literal["ok", "mend", "open"]
 
@@ -102,8 +102,8 @@ def clock(response: Response, now: datetime) -> Finding:
     if date is None:
         return Finding("open", "clock", "the answer has no Date to compare with")
     ahead = (now - date).total_seconds()
-    if abs(ahead) <= _CLOCK_OFF:
-        return Finding("ok", "clock", f"within {_CLOCK_OFF:.0f} s of Okta's")
+    if abs(ahead) <= _CLOCK_TOLERANCE:
+        return Finding("ok", "clock", f"within {_CLOCK_TOLERANCE:.0f} s of Okta's")
     which = "ahead of" if ahead > 0 else "behind"
     return Finding(
         "mend",
@@ -186,6 +186,6 @@ def budget(response: Response) -> Finding:
     if least.remaining == 0:
         wait = "" if least.resets_after is None else f" for {least.resets_after:.0f} s"
         return Finding("mend", "budget", f"{share}{wait}; give each that sends with it a share (limit=RateLimit(...))")
-    if least.limit < _WHOLE:
-        share += f"; less than the org's {_WHOLE}, and the client keeps to it by itself"
+    if least.limit < _ORG_LIMIT:
+        share += f"; less than the org's {_ORG_LIMIT}, and the client keeps to it by itself"
     return Finding("ok", "budget", share)

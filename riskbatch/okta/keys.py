@@ -28,7 +28,7 @@ _RSA = ("RS256", "RS384", "RS512")
 _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _ALGORITHMS = [*_RSA, *_CURVES.values()]
 _RSA_BITS = 2048  # the least that RFC 7518 section 3.3 lets sign
-_MOST = 64 * 1024  # characters of a key file; the longest key has some 13,000
+_MAX_KEY_FILE = 64 * 1024  # characters of a key file; the longest key has some 13,000
 _MATERIAL = ("kty", "n", "e", "d", "p", "q", "dp", "dq", "qi", "crv", "x", "y")  # of a JWK, RFC 7518 section 6
 _SECRET = ("d", "p", "q", "dp", "dq", "qi")
 _PEM_BODY = re.compile(r"-----BEGIN[^-]*-----(.*?)-----END", re.DOTALL)
@@ -65,7 +65,7 @@ class SigningKey:
 
     @property
     def public(self) -> dict[str, object]:
-        """The public half as a JWK, nothing but its mathematics."""
+        """The public half as a JWK, without key id and algorithm."""
         return {name: value for name, value in self._key.as_dict(private=False).items() if name in _MATERIAL}
 
     def sign(self, header: Mapping[str, object], claims: Mapping[str, object]) -> str:
@@ -104,7 +104,7 @@ def load(given: object) -> SigningKey:
 def _read(path: str | bytes) -> str:
     """Return the text of the file at *path*, which is not named in errors: it might be a key without its header."""
     with suppress(OSError, ValueError, RuntimeError), Path(os.fsdecode(path)).expanduser().open("rb") as file:
-        return file.read(_MOST).decode("latin-1").strip()
+        return file.read(_MAX_KEY_FILE).decode("latin-1").strip()
     raise AuthError(
         "private_key is neither PEM (it would begin with -----BEGIN), nor a JWK in JSON, nor a readable file's path"
     )

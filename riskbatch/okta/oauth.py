@@ -32,17 +32,17 @@ logger = logging.getLogger("riskbatch")
 
 TOKEN_PATH = "/oauth2/v1/token"  # noqa: S105 - of the org authorization server; no other grants okta.* scopes
 _ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_LIFE = 300  # seconds of an assertion; Okta takes up to an hour
-_SKEW = 5  # seconds that stamps are put back, since Okta refuses what is from the future
-_CLOCK_OFF = 3.0  # seconds: a `Date` further from our clock may be the reason for a refusal
-_REFUSALS = 3  # answers in a row that ask for the same again, in other words; more are trouble
-_LEAD = 300.0  # seconds before its end that a token is renewed, or a fifth of a short life; as okta-sdk-python
-_DEFAULT_LIFE = 3600.0  # seconds; Okta's fixed lifetime, if the answer does not say
-_MOST_WAIT = 120.0  # seconds that a server's word is believed; its windows have 60
-_MOST_LIFE = 86_400.0  # seconds
-_MOST_NONCE = 1024  # characters
+_ASSERTION_LIFETIME = 300  # seconds of an assertion; Okta takes up to an hour
+_BACKDATED_BY = 5  # seconds that stamps are put back, since Okta refuses what is from the future
+_CLOCK_TOLERANCE = 3.0  # seconds: a `Date` further from our clock may be the reason for a refusal
+_MAX_REFUSALS = 3  # refusals in a row that a new proof, nonce or token answers at once; more are trouble
+_RENEW_BEFORE = 300.0  # seconds before its end that a token is renewed, or a fifth of a short life; as okta-sdk-python
+_DEFAULT_LIFETIME = 3600.0  # seconds; Okta's fixed lifetime, if the answer does not say
+_MAX_WAIT = 120.0  # seconds that a server can make us wait; its windows have 60
+_MAX_LIFETIME = 86_400.0  # seconds
+_MAX_NONCE = 1024  # characters
 _NO_FEATURE = "E0000015"  # a 401 that is not about the token; Okta's error code list
-_PASSING = ("temporarily_unavailable", "server_error", "slow_down", "use_dpop_nonce")  # OAuth errors, also in a 400
+_TEMPORARY = ("temporarily_unavailable", "server_error", "slow_down", "use_dpop_nonce")  # OAuth errors, also in a 400
 
 
 @frozen(repr=False)
@@ -97,12 +97,12 @@ class AppCredentials:
         self._scopes, self._dpop = scopes, dpop
         self._url = f"{org}{TOKEN_PATH}"
         self._token: Token | None = None
-        self._issued: deque[str] = deque(maxlen=24)  # secrets that an answer still to come may echo
+        self._issued: deque[str] = deque(maxlen=24)  # secrets that a later answer may echo
         self._proof_key: SigningKey | None = SigningKey.generate() if dpop else None
         self._token_nonce: str | None = None
         self._nonce: str | None = None  # of the resource server
-        self._ahead = timedelta()  # the server's clock before ours, once that seems to have mattered
-        self._refusals = 0  # in a row, of requests with the newest of everything
+        self._ahead = timedelta()  # added to our clock for stamps, after a refusal that may be due to it
+        self._refusals = 0  # in a row, of requests that carried the newest token, nonce and key
         self._told_missing: frozenset[str] = frozenset()
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class AppCredentials:
         return f"<AppCredentials {self._client_id} at {self._url}: {held}>"
 
     def usable(self, now: float) -> bool:
-        """Tell whether there is a token that should still be taken."""
+        """Return whether there is a token that has not ended yet."""
         return self._token is not None and now < self._token.ends_at
 
     def renew_at(self) -> float:
@@ -139,9 +139,9 @@ class AppCredentials:
             of_proof = error in ("use_dpop_nonce", "invalid_dpop_proof")
             if of_proof and not proved and self._dpop is None:
                 self._proof_key = SigningKey.generate()
-            elif of_proof and proved and self._token_nonce != nonce and challenges < _REFUSALS:
+            elif of_proof and proved and self._token_nonce != nonce and challenges < _MAX_REFUSALS:
                 challenges += 1
-            elif second_chance and self._mend(response, now, error):
+            elif second_chance and self._change_what_may_be_wrong(response, now, error):
                 second_chance = False
             else:
                 if not second_chance:
@@ -149,17 +149,17 @@ class AppCredentials:
                 hint = "the app demands DPoP, which dpop=False forbids" if of_proof and not proved else ""
                 raise self._failure(response, hint)
 
-    def _mend(self, response: Response, now: Now, error: str) -> bool:
-        """Change what may be the reason for *error* and is not a person's to mend; tell whether there was any."""
+    def _change_what_may_be_wrong(self, response: Response, now: Now, error: str) -> bool:
+        """Change what may have caused *error*, the nonce or the clock; return whether there was anything to change."""
         if error == "invalid_dpop_proof" and self._token_nonce is not None and _nonce(response) is None:
             self._token_nonce = None
             return True
-        return error in ("invalid_client", "invalid_dpop_proof") and self._try_their_clock(response, now)
+        return error in ("invalid_client", "invalid_dpop_proof") and self._adopt_their_clock(response, now)
 
-    def _try_their_clock(self, response: Response, now: Now) -> bool:
-        """Stamp by the server's clock from now on, if it is not ours; tell whether it is not."""
+    def _adopt_their_clock(self, response: Response, now: Now) -> bool:
+        """Use the server's clock for stamps from now on, if it differs from ours; return whether it does."""
         date = date_of(response.headers)
-        if date is None or abs(date - now.wall - self._ahead).total_seconds() <= _CLOCK_OFF:
+        if date is None or abs(date - now.wall - self._ahead).total_seconds() <= _CLOCK_TOLERANCE:
             return False
         self._ahead = date - now.wall
         return True
@@ -184,7 +184,7 @@ class AppCredentials:
             "sub": self._client_id,
             "aud": self._url,
             "iat": issued,
-            "exp": issued + _LIFE,
+            "exp": issued + _ASSERTION_LIFETIME,
             "jti": secrets.token_urlsafe(24),
         }
         header: dict[str, object] = {"typ": "JWT"}
@@ -218,7 +218,7 @@ class AppCredentials:
         if denied is None:
             known = told is not None or error_code(response) is not None
             denied = 300 <= response.status < 500 and response.status != 408 and (known or response.status != 400)
-            denied = denied and (told is None or told.error not in _PASSING)
+            denied = denied and (told is None or told.error not in _TEMPORARY)
         return Unauthenticated(reason, denied)
 
     # -- the resource
@@ -244,7 +244,7 @@ class AppCredentials:
         if nonce is not None:
             claims["nonce"] = nonce
         key = self._proof_key
-        assert key is not None  # noqa: S101 - whoever wants a proof has made sure
+        assert key is not None  # noqa: S101 - every caller makes one first
         return self._issue(key, {"typ": "dpop+jwt", "jwk": key.public}, claims)
 
     def _issue(self, key: SigningKey, header: dict[str, object], claims: dict[str, object]) -> str:
@@ -253,11 +253,11 @@ class AppCredentials:
         return jwt
 
     def _stamp(self, now: Now) -> int:
-        return int((now.wall + self._ahead).timestamp()) - _SKEW
+        return int((now.wall + self._ahead).timestamp()) - _BACKDATED_BY
 
     def learn(self, request: Request, response: Response, now: Now) -> bool:
         """
-        Hear the *response* to a signed *request*: keep its nonce, and give up a token that it refuses.
+        Take what the *response* to a signed *request* says: keep its nonce, and drop a token that it refuses.
 
         Returns True if a new attempt may well be taken: with a newer nonce, token or proof than the refused one had.
         Up to three such refusals in a row, that is; then they are the trouble that they look like.
@@ -271,13 +271,13 @@ class AppCredentials:
         if told is None and (response.status != 401 or error_code(response) == _NO_FEATURE):
             return False
         if token is None or request.headers.get("Authorization") != token.authorization:
-            return response.status in (400, 401, 403)  # it says nothing about what a new attempt would carry
+            return response.status in (400, 401, 403)  # a new attempt would carry another token
         if error == "use_dpop_nonce" and token.scheme == "DPoP":
-            return carried != held or (self._nonce != carried and self._again())
+            return carried != held or (self._nonce != carried and self._may_retry())
         retry = response.status == 401
         if error == "invalid_dpop_proof":
             self._nonce = _nonce(response)
-            if not self._try_their_clock(response, now):
+            if not self._adopt_their_clock(response, now):
                 self._ahead = timedelta()  # if theirs was in use, then it was not the clock
             retry = True
         elif told is not None and _wants_proof(told) and token.scheme == "Bearer" and self._dpop is None:
@@ -285,12 +285,12 @@ class AppCredentials:
             self._token = None
             retry = True
         elif response.status in (401, 403):
-            self._token = None  # also for a scope: what is granted meanwhile is only in a new token
-        return retry and self._again()
+            self._token = None  # also for a missing scope: only a new token has what was granted since
+        return retry and self._may_retry()
 
-    def _again(self) -> bool:
+    def _may_retry(self) -> bool:
         self._refusals += 1
-        return self._refusals <= _REFUSALS
+        return self._refusals <= _MAX_REFUSALS
 
 
 def _wants_proof(told: OAuthError) -> bool:
@@ -307,11 +307,11 @@ def _parse(response: Response, left: float, asked: frozenset[str]) -> Token | No
         return None
     text, kind, scope = (body.get(name) for name in ("access_token", "token_type", "scope"))
     scheme = {"bearer": "Bearer", "dpop": "DPoP"}.get(str(kind).lower())
-    life = _seconds(body.get("expires_in", _DEFAULT_LIFE))
+    life = _seconds(body.get("expires_in", _DEFAULT_LIFETIME))
     if not isinstance(text, str) or not _is_token(text) or scheme is None or life <= 0:
         return None
     scopes = frozenset(scope.split()) if isinstance(scope, str) else asked  # absent means: as asked
-    return Token(text, scheme, left + life - min(_LEAD, life / 5), left + life - min(5.0, life / 10), scopes)
+    return Token(text, scheme, left + life - min(_RENEW_BEFORE, life / 5), left + life - min(5.0, life / 10), scopes)
 
 
 def _is_token(text: str) -> bool:
@@ -323,12 +323,12 @@ def _seconds(value: object) -> float:
         seconds = float(value) if isinstance(value, int | float | str) else 0.0
     except (ValueError, OverflowError):
         return 0.0
-    return min(seconds, _MOST_LIFE) if math.isfinite(seconds) else 0.0
+    return min(seconds, _MAX_LIFETIME) if math.isfinite(seconds) else 0.0
 
 
 def _nonce(response: Response) -> str | None:
     nonce = response.headers.get("DPoP-Nonce", "")
-    return nonce if _is_token(nonce) and len(nonce) <= _MOST_NONCE else None
+    return nonce if _is_token(nonce) and len(nonce) <= _MAX_NONCE else None
 
 
 def _carried_nonce(request: Request) -> str | None:
@@ -343,4 +343,4 @@ def _wait(response: Response) -> float | None:
     """Return how long the server says to wait: its reset by its own clock, and one second for the fraction."""
     waits = [budget.resets_after for budget in budgets(response.headers) if not budget.is_concurrency()]
     known = [wait for wait in waits if wait is not None]
-    return min(max(known) + 1.0, _MOST_WAIT) if known else None
+    return min(max(known) + 1.0, _MAX_WAIT) if known else None

@@ -36,7 +36,7 @@ PATH = "/api/v1/risk/providers"
 READ_SCOPE = "okta.riskProviders.read"
 MANAGE_SCOPE = "okta.riskProviders.manage"
 NO_CLIENT = "null"  # what the provider "Default ", which Okta makes for every org, has for a client id: this very text
-_MOST_NAME = 50  # characters
+_MAX_NAME = 50  # characters
 
 Action: TypeAlias = Literal["none", "log_only", "enforce_and_log"]
 
@@ -70,8 +70,8 @@ class RiskProvider:
         Raises:
             ConfigurationError: A value is none that Okta takes. What Okta itself shows is not judged.
         """
-        if not isinstance(self.name, str) or not 1 <= len(self.name) <= _MOST_NAME:
-            raise ConfigurationError(f"name is {self.name!r}; it must have 1 to {_MOST_NAME} characters")
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= _MAX_NAME:
+            raise ConfigurationError(f"name is {self.name!r}; it must have 1 to {_MAX_NAME} characters")
         if not isinstance(self.client_id, str) or not self.client_id:
             raise ConfigurationError(f"client_id is {self.client_id!r}; it must be that of the app that sends")
         if self.action not in get_args(Action):
@@ -125,7 +125,7 @@ async def _ask(transport: Transport, credentials: Credentials, request: Request)
         request_id = response.headers.get("X-Okta-Request-Id")
         reason = plain(credentials.redact(describe(response)))
         failure = RequestFailed(reason, response.status, error_code(response), request_id)
-    raise failure  # outside of the handlers, so that nothing of the request hangs on it
+    raise failure  # outside of the handlers, so that its context shows nothing of the request
 
 
 def _read(response: Response) -> object:

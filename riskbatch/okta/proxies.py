@@ -13,6 +13,8 @@ from yarl import URL
 from ..errors import ConfigurationError
 from .http import is_loopback
 
+_SHORTEST = 4  # characters of a password that is taken out of texts
+
 
 @frozen
 class Proxy:
@@ -60,5 +62,7 @@ def _parse(text: str) -> Proxy:
     if url.user is None:
         return Proxy(str(url.origin()))
     encoded = b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
-    secrets = (encoded, url.password or "", url.raw_password or "")
+    passwords = {url.password or "", url.raw_password or ""}
+    # A shorter one would be found in the words of any text, and is no secret.
+    secrets = (encoded, *(password for password in passwords if len(password) >= _SHORTEST))
     return Proxy(str(url.origin()), {"Proxy-Authorization": f"Basic {encoded}"}, secrets)

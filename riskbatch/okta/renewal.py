@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import random
+import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,12 +22,12 @@ from .http import HEADERS, Request, Response, Transport, Unanswered
 
 logger = logging.getLogger("riskbatch")
 
-_FIRST_WAIT = 1.0  # seconds after the first failure, doubled by each further one
-_MOST_WAIT = 60.0  # seconds between two tries, so that a mended app sends again within a minute
+_FIRST_BACKOFF = 1.0  # seconds after the first failure, doubled by each further one
+_MAX_BACKOFF = 60.0  # seconds between two tries: an app that was fixed sends again within a minute
 # Seconds in which at most two flows succeed, however short the lives that a server grants: the second is for a token
 # that the API refuses although it is new. Okta's tokens live an hour.
-_FLOOR = 5.0
-_ATTEMPTS = 4  # of one call: a token, and a nonce that changed twice
+_TWO_FLOWS_IN = 5.0
+_MAX_ATTEMPTS = 4  # of one call: a token, and a nonce that changed twice
 
 
 def now_on(loop: asyncio.AbstractEventLoop) -> Now:
@@ -65,12 +66,12 @@ async def call(request: Request, credentials: Credentials, transport: Transport)
         Unanswered: No answer came.
     """
     loop = asyncio.get_running_loop()
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
         if not credentials.usable(loop.time()):
             await run_flow(credentials.renew(now_on(loop)), transport)
         signed = credentials.sign(evolve(request, headers={**HEADERS, **request.headers}), now_on(loop))
         response = await transport(signed)
-        if not credentials.learn(signed, response, now_on(loop)) or attempt == _ATTEMPTS:
+        if not credentials.learn(signed, response, now_on(loop)) or attempt == _MAX_ATTEMPTS:
             break
     return response
 
@@ -125,7 +126,7 @@ class Renewal:
 
     def next_at(self) -> float:
         """Return when the next flow is due, on the loop clock; infinity if never."""
-        at = max(self._credentials.renew_at(), self._succeeded_at[0] + _FLOOR)
+        at = max(self._credentials.renew_at(), self._succeeded_at[0] + _TWO_FLOWS_IN)
         return at if self.failure is None else max(at, self.failure.until)
 
     def maybe_start(self, tasks: asyncio.TaskGroup, now: float) -> None:
@@ -153,7 +154,8 @@ class Renewal:
         except Unauthenticated as failure:
             self._failed(failure)
         except Exception:  # a defect of ours or of a custom transport must not take the sender down
-            logger.exception("a token request failed in an unexpected way", extra=log_fields("defect"))
+            shown = self._credentials.redact(traceback.format_exc())  # which may show what a request holds
+            logger.error("a token request failed in an unexpected way\n%s", shown, extra=log_fields("defect"))
             self._failed(Unauthenticated("no access token: an unexpected error, see the log", denied=False))
         finally:
             self._done()
@@ -170,8 +172,8 @@ class Renewal:
         failures = old.failures + 1 if old is not None else 1
         wait = why.retry_after
         if wait is None:
-            # Half of it is jitter: many clients must not come back at once, and none may come back at once.
-            wait = min(_MOST_WAIT, _FIRST_WAIT * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1.0)
+            # Half of it is jitter, so that many clients do not return together; the other half keeps a minimum.
+            wait = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1.0)
         reason = self._credentials.redact(why.reason)
         told = why.retry_after is not None
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)

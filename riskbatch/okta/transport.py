@@ -19,7 +19,7 @@ from .redaction import redact
 
 TIMEOUT = 30.0  # seconds for the whole exchange, as in Okta's SDKs
 CONNECT_TIMEOUT = 10.0  # seconds
-BODY_TIMEOUT = 10.0  # seconds for the body once there are status and headers; the largest that we read has 64 KiB
+BODY_TIMEOUT = 5.0  # seconds for the body once there are status and headers; the largest that we read has 64 KiB
 
 # aiohttp's defaults of 8,190 bytes and 128 headers are less than what middleboxes add, and an answer that is refused
 # for them says nothing of the signals. `max_headers` came with aiohttp 3.14; before, their number was not bounded.
@@ -29,8 +29,8 @@ _HEADER_BOUNDS = {
 }
 _MAX_REASON = 2000  # characters of an error's text; more is cut after the secrets are out
 
-# What aiohttp raises, of its own and of Python's. Anything else is a defect.
-_ERRORS = (aiohttp.ClientError, OSError, ValueError, TypeError, RuntimeError)
+_ERRORS = (aiohttp.ClientError, OSError, ValueError)  # of a request that fails
+_DEFECTS = (TypeError, RuntimeError)  # what aiohttp says too of a request that it cannot make
 _CONNECTION_ERRORS = (aiohttp.ClientConnectionError, OSError)
 
 
@@ -92,11 +92,13 @@ def aiohttp_transport(session: aiohttp.ClientSession, *, env_proxies: bool = Fal
         try:
             async with asyncio.timeout_at(until):
                 answer = await _ask(session, request, body, proxy)
-        except _ERRORS as error:
+        except (*_ERRORS, *_DEFECTS) as error:
+            if isinstance(error, _DEFECTS) and body.may_have_left:
+                raise
             lost = _explain(error, proxy, may_have_left=body.may_have_left)
         else:
             return Response(answer.status, answer.headers, await _read(answer, until))
-        raise lost  # outside of the handler, so that nothing of the request hangs on it
+        raise lost  # outside of the handler, so that its context shows nothing of the request
 
     return send
 
@@ -172,7 +174,7 @@ def _explain(error: Exception, proxy: Proxy | None, *, may_have_left: bool) -> U
     elif not may_have_left and not isinstance(error, _CONNECTION_ERRORS):
         denied = True
         line = f"the request cannot leave this process: {line}"
-        if "auth" in str(error).lower():
+        if "AUTH" in str(error):  # "Cannot combine AUTHORIZATION header with AUTH argument or ..."
             line = (
                 "the aiohttp session adds credentials of its own: give it no `auth`, and no `trust_env` with a "
                 f"`.netrc` that names this host or has a default ({line})"

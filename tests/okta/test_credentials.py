@@ -19,11 +19,11 @@ def held(dpop: bool | None = None) -> AppCredentials:
 
 
 def give(credentials: AppCredentials, token: str, scheme: str, at: float = 0.0) -> None:
-    conversation = credentials.renew(Now(at, START))
-    next(conversation)
+    flow = credentials.renew(Now(at, START))
+    next(flow)
     body = {"token_type": scheme, "expires_in": 3600, "access_token": token, "scope": "okta.riskEvents.manage"}
     with pytest.raises(StopIteration):
-        conversation.send((answer(200, body), Now(at, START)))
+        flow.send((answer(200, body), Now(at, START)))
 
 
 def test_a_late_401_for_an_old_token_leaves_the_new_one():
@@ -40,11 +40,11 @@ def test_a_late_401_for_an_old_token_leaves_the_new_one():
 def test_the_life_of_a_token_counts_from_when_it_was_asked_for():
     """A slow answer does not make a token live longer."""
     credentials = service_app().for_org(ORG)
-    conversation = credentials.renew(Now(100.0, START))
-    next(conversation)
+    flow = credentials.renew(Now(100.0, START))
+    next(flow)
     body = {"token_type": "bearer", "expires_in": "100", "access_token": "t"}
     with pytest.raises(StopIteration):
-        conversation.send((answer(200, body), Now(130.0, START)))
+        flow.send((answer(200, body), Now(130.0, START)))
     assert credentials.renew_at() == 180.0
     assert credentials.usable(194.9)
     assert not credentials.usable(195.1)
@@ -73,10 +73,10 @@ def test_the_life_of_a_token_counts_from_when_it_was_asked_for():
 def test_an_answer_without_a_usable_token_is_a_passing_failure(body):
     """Whatever a 200 may hold, it ends in a token or in a failure that says so."""
     credentials = service_app().for_org(ORG)
-    conversation = credentials.renew(Now(0.0, START))
-    next(conversation)
+    flow = credentials.renew(Now(0.0, START))
+    next(flow)
     with pytest.raises(Unauthenticated) as failure:
-        conversation.send((answer(200, body), Now(0.0, START)))
+        flow.send((answer(200, body), Now(0.0, START)))
     assert not failure.value.denied
     assert not credentials.usable(0.0)
 
@@ -86,12 +86,12 @@ def test_a_429_of_the_token_endpoint_says_how_long_to_wait():
     date = "Fri, 21 Aug 2026 12:00:00 GMT"
 
     def wait(limit: str) -> float | None:
-        conversation = service_app().for_org(ORG).renew(Now(0.0, START))
-        next(conversation)
+        flow = service_app().for_org(ORG).renew(Now(0.0, START))
+        next(flow)
         rate = {"X_Rate_Limit_Limit": limit, "X_Rate_Limit_Remaining": "0"}
         rate["X_Rate_Limit_Reset"] = str(int(START.timestamp()) + 30)
         with pytest.raises(Unauthenticated) as limited:
-            conversation.send((answer(429, {"errorCode": "E0000047"}, Date=date, **rate), Now(0.0, START)))
+            flow.send((answer(429, {"errorCode": "E0000047"}, Date=date, **rate), Now(0.0, START)))
         assert not limited.value.denied
         return limited.value.retry_after
 

@@ -20,7 +20,7 @@ async def test_signals_expire_while_there_is_no_token():
         assert isinstance(receipt.outcome, rb.Expired)
 
 
-async def test_closing_waits_for_the_token_conversation():
+async def test_closing_waits_for_the_token_flow():
     """Signals admitted before a close are sent though the token comes only then."""
     acme = Acme()
     acme.token_latency = 5.0
@@ -83,7 +83,7 @@ async def test_closing_is_early_when_no_try_fits():
 
 @pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.45])
 async def test_a_cancelled_close_leaves_nothing_behind(after):
-    """Wherever in the conversation it is cancelled: every receipt settled, no task left."""
+    """Wherever in the flow it is cancelled: every receipt settled, no task left."""
     acme = Acme()
     client = rb.Client(ORG, service_app(), transport=acme.transport)
     await client.__aenter__()

@@ -99,7 +99,7 @@ async def test_a_rate_limited_token_endpoint_is_left_alone_until_its_reset():
     acme = Acme(dpop=False, clock_skew=1234.0)
     acme.oauth.token_limit = 1
     acme.oauth.token_lifetime = 50.0
-    acme.app.dpop = True  # a conversation takes three requests, so the second is limited
+    acme.app.dpop = True  # a flow takes three requests, so the second is limited
     async with sending(acme) as client:
         receipt = await client.enqueue(signal())
         await asyncio.sleep(30)

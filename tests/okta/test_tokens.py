@@ -60,8 +60,8 @@ async def test_a_high_that_arrives_during_a_token_request_rides_first():
     assert acme.org.signals[0].risk_level == "HIGH"
 
 
-async def test_one_conversation_for_all_who_wait():
-    """A hundred waiting signals and an hour's wait cause one token conversation, not one each."""
+async def test_one_flow_for_all_who_wait():
+    """A hundred waiting signals and an hour's wait cause one token flow, not one each."""
     acme = Acme(dpop=False)
     acme.token_latency = 30.0
     async with sending(acme) as client:
@@ -164,7 +164,7 @@ async def test_a_wrong_date_header_is_only_tried(wall):
         await asyncio.sleep(5)
         assert len(acme.token_times()) >= 4
         issued = [form_claims(request)["iat"] - START.timestamp() for _, is_token, request, _ in acme.sent if is_token]
-        assert all(-10 < at < 10 for at in issued[::2])  # ours first, in every conversation
+        assert all(-10 < at < 10 for at in issued[::2])  # ours first, in every flow
         assert all(at < -(10**8) for at in issued[1::2])
         acme.app.keys[:] = [ec_key().as_dict(private=False)]
         assert isinstance(await receipt, rb.Accepted)

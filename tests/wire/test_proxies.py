@@ -18,6 +18,7 @@ import riskbatch as rb
 from riskbatch.cli import main
 from riskbatch.emulator import OktaEmulator
 from riskbatch.okta.http import Request, Unanswered
+from riskbatch.okta.providers import Providers
 from riskbatch.okta.transport import aiohttp_transport, open_session
 
 ORG = "https://acme.okta.example"
@@ -339,3 +340,18 @@ async def test_doctor_says_what_a_proxy_must_look_like(environment, doctor):
     assert "mend  proxy" in said
     assert "http://proxy.example:3128" in said
     assert PASSWORD not in said
+
+
+# ------------------------------------------------------------------------------------------------ providers
+
+
+async def test_the_providers_are_asked_for_through_the_proxy_too(environment):
+    """What refuses there is told without the proxy's password."""
+    seen = []
+    async with proxy_that_says(says_no(407), seen) as url:
+        environment(HTTPS_PROXY=with_user(url))
+        async with Providers(ORG, rb.ApiToken("00token")) as providers:
+            with pytest.raises(rb.RequestFailed, match="the proxy refuses") as caught:
+                await providers.list()
+    assert seen[0].startswith(b"CONNECT acme.okta.example:443")
+    assert PASSWORD not in repr(caught.value)

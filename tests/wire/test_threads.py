@@ -111,7 +111,7 @@ async def test_wait_is_backpressure_that_lets_a_high_in_first():
         gate.open.set()
         await c.flush()
     assert sorted(gate.org.ips) == [ip(number) for number in range(4)]
-    assert low.result().number > high.result().number
+    assert low.result().sequence > high.result().sequence
 
 
 async def test_many_handed_in_while_the_loop_is_busy_come_in_by_slices():
@@ -209,7 +209,7 @@ async def test_closing_admits_what_was_handed_in_before(durable, tmp_path):
     org = FakeOrg(limit=6000, delay=lambda: (0.0, 0.0))
     async with fast(org, store=rb.SqliteStore(tmp_path / "s.db") if durable else None) as c:
         futures = await in_thread(lambda: [c.enqueue_threadsafe(signal(number)) for number in range(250)])
-        c._loop.call_soon(lambda: c._loop.create_task(late()))
+        c._life.loop.call_soon(lambda: c._life.loop.create_task(late()))
         refused = []
 
         async def late():
@@ -278,7 +278,7 @@ async def test_a_porter_cancelled_alone_is_replaced():
         stuck = c.enqueue_threadsafe(signal(1))
         await asyncio.sleep(0.01)
         late = c.enqueue_threadsafe(signal(2, "LOW"))
-        (porter,) = [task for task in asyncio.all_tasks() if "of threads" in task.get_name()]
+        (porter,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("riskbatch admits")]
         porter.cancel()
         assert isinstance(await in_thread(stuck.exception), rb.ClientClosed)
         gate.open.set()

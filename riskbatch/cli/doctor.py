@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = "is everything in order for sending? if not, what must be fixed"
 
-_MOST = 600  # characters of a finding: what a server says must not flood a terminal
+_MAX_TEXT = 600  # characters of a finding: what a server says must not flood a terminal
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ async def _doctor(options: argparse.Namespace) -> int:
                 print(line(finding), flush=True)
     faults = sum(finding.state == "mend" for finding in found)
     if options.json:
-        findings = [asdict(finding) | {"text": plain(finding.text, _MOST)} for finding in found]
+        findings = [asdict(finding) | {"text": plain(finding.text, _MAX_TEXT)} for finding in found]
         print(json.dumps({"findings": findings, "to_mend": faults}, indent=2))
     else:
         print("all is well" if not faults else f"{counted(faults, 'thing')} to mend")
@@ -77,4 +77,4 @@ def line(finding: "Finding") -> str:
     """Return a finding as one line that steers no terminal."""
     from ..okta.redaction import plain  # noqa: PLC0415
 
-    return f"{finding.state:5} {finding.subject:12} {plain(finding.text, _MOST)}"
+    return f"{finding.state:5} {finding.subject:12} {plain(finding.text, _MAX_TEXT)}"

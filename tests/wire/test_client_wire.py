@@ -207,7 +207,7 @@ async def test_100_000_signals_are_taken_in_without_holding_up_the_loop():
         gc.disable()  # its pauses are the interpreter's
         try:
             beating = asyncio.create_task(heartbeat())
-            async with client(okta, close_timeout=0.1) as c:
+            async with client(okta, capacity=100_000, close_timeout=0.1) as c:
                 await c.enqueue_many(batch)
                 await asyncio.sleep(0.1)
             beating.cancel()

@@ -1,7 +1,7 @@
 """
 aiohttp.web: the client lives in a cleanup context, and handlers find it under a typed key.
 
-    pip install riskbatch
+    pip install .    # in a checkout of riskbatch
     export OKTA_CLIENT_ORGURL=https://acme.okta.com OKTA_CLIENT_TOKEN=...
     python aiohttp_app.py
     curl -d '{"ip": "203.0.113.7", "riskLevel": "HIGH"}' http://127.0.0.1:8080/signals

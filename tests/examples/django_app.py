@@ -1,10 +1,13 @@
 """
 Django, or any synchronous program: the client has an event loop in a thread of its own, and views hand signals over.
 
-    pip install riskbatch django
+    pip install . django    # in a checkout of riskbatch
     export OKTA_CLIENT_ORGURL=https://acme.okta.com OKTA_CLIENT_TOKEN=...
     python django_app.py runserver --noreload 8000
     curl -d 'ip=203.0.113.7' http://127.0.0.1:8000/lockout
+
+A process that gets SIGTERM ends without `atexit`, unless somebody catches the signal: this program does, and so does
+gunicorn in its workers. Otherwise what still waits would be lost.
 
 Each worker process has its own client: make them a fleet with store=rb.ValkeyStore(...), or give each its share of the
 budget, as in limit=rb.RateLimit(10, 60.0) for three. Under a server that forks (gunicorn), start it in the worker, as
@@ -14,6 +17,7 @@ here at the first use, and not before the fork.
 import asyncio
 import atexit
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -58,8 +62,8 @@ def risk() -> rb.Client:
 
 def lockout(request: HttpRequest) -> HttpResponse:
     try:
-        signal = rb.RiskSignal(request.POST.get("ip", ""), "HIGH", message="Too many failed logins")
-        future = risk().enqueue_threadsafe(signal)  # never waits
+        seen = rb.RiskSignal(request.POST.get("ip", ""), "HIGH", message="Too many failed logins")
+        future = risk().enqueue_threadsafe(seen)  # never waits
     except rb.InvalidSignal as error:
         return HttpResponse(str(error), status=422)
     except (rb.QueueFull, rb.ClientClosed) as error:
@@ -78,4 +82,5 @@ settings.configure(
 )
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # or the exit would run no `atexit`, and lose what waits
     execute_from_command_line(sys.argv)

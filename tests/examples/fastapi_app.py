@@ -1,7 +1,7 @@
 """
 FastAPI (or Starlette): the client lives as long as the application, and a request never waits for Okta.
 
-    pip install riskbatch fastapi uvicorn
+    pip install . fastapi uvicorn    # in a checkout of riskbatch
     export OKTA_CLIENT_ORGURL=https://acme.okta.com OKTA_CLIENT_TOKEN=...
     uvicorn fastapi_app:app
     curl -X POST 'http://127.0.0.1:8000/signals?ip=203.0.113.7&risk_level=HIGH'

@@ -1,7 +1,7 @@
 """
 A plain asyncio worker: reads signals from a stream, and on SIGTERM or Ctrl-C stops reading and sends what it has.
 
-    pip install riskbatch
+    pip install .    # in a checkout of riskbatch
     export OKTA_CLIENT_ORGURL=https://acme.okta.com OKTA_CLIENT_TOKEN=...
     tail -F alerts.jsonl | python worker.py
 

@@ -138,7 +138,8 @@ async def test_worker(riskbatch_okta, end):
     assert len(riskbatch_okta.signals) == 10
 
 
-async def test_django(riskbatch_okta):
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+async def test_django(riskbatch_okta, ended_by):
     """Views hand over from the server's threads; a view may wait for the outcome; the exit sends what waits."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -153,7 +154,7 @@ async def test_django(riskbatch_okta):
                     if path:
                         assert "Accepted" in (await answer.json())["outcome"]
     finally:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(ended_by)
         _, said = await asyncio.to_thread(server.communicate)
     assert server.returncode == 0, said
     assert "Traceback" not in said

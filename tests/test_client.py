@@ -211,7 +211,10 @@ async def test_an_interrupted_block_says_what_keeps_it(waiting, caplog):
     entered = asyncio.Event()
 
     async def service() -> None:
-        async with client(FakeOrg(script=lambda _: Fault.hang()), close_timeout=20) as c:
+        org = FakeOrg(script=lambda _: Fault.hang())
+        async with client(org, limit=rb.RateLimit(1, 3600.0), close_timeout=20) as c:
+            await c.enqueue(signal(99, "HIGH"))
+            await asyncio.sleep(1)  # in flight, with the one permit
             for number in range(waiting):
                 await c.enqueue(signal(number))
             entered.set()

@@ -15,7 +15,7 @@ from .errors import (
 from .limiter import Limiter, RateLimit
 from .okta.auth import ApiToken, ServiceApp
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
-from .signals import RiskLevel, RiskSignal, parse_signals
+from .signals import RiskLevel, RiskSignal, clean_message, parse_signals
 from .stores import SqliteStore, Store
 from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
@@ -49,5 +49,6 @@ __all__ = [
     "Superseded",
     "ValkeyStore",
     "WrongLoop",
+    "clean_message",
     "parse_signals",
 ]

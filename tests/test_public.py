@@ -23,7 +23,19 @@ testing otel simulation cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 
-PURE = ["errors", "signals", "cli/records", "lanes", "prioritizer", "batcher", "okta/wire", "okta/auth"]
+PURE = [
+    "errors",
+    "signals",
+    "cli/records",
+    "cli/fields",
+    "cli/formats/table",
+    "cli/formats/json_stream",
+    "lanes",
+    "prioritizer",
+    "batcher",
+    "okta/wire",
+    "okta/auth",
+]
 CORE = {"aiohttp", "attrs", "cattrs", "aiolimiter", "multidict", "yarl"}  # aiohttp brings the last two
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import riskbatch as rb
 
+from . import send
 from .demo import demo, emulate
-from .records import CHUNK, FORMATS, Feed, signals
-from .send import send
+from .records import CHUNK, Feed, signals
+from .send import rate as _rate
 from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted, printable
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"riskbatch {version('riskbatch')}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_send(commands.add_parser("send", help="send a file or a stream of signals"))
+    sending = commands.add_parser("send", help=send.HELP)
+    send.add_options(sending)
+    sending.set_defaults(command=send.run)
     _add_demo(commands.add_parser("demo", help="watch the real client at the real pace, against a local Okta"))
     _add_emulate(commands.add_parser("emulate", help="run a strict local Okta to send to"))
     _add_simulate(commands.add_parser("simulate", help="is the budget enough for my traffic? an hour in seconds"))
@@ -104,52 +107,6 @@ def _explain(parser: argparse.ArgumentParser, about: str, *examples: str) -> Non
     parser.epilog = "\n".join(["examples:", *(f"  {example}".rstrip() for example in examples)])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.allow_abbrev = False  # an abbreviation that works today is ambiguous with the next option
-
-
-def _add_send(parser: argparse.ArgumentParser) -> None:
-    _explain(
-        parser,
-        """\
-Send a feed of signals to the org that OKTA_CLIENT_ORGURL names, with the API
-token in OKTA_CLIENT_TOKEN. (No option takes the token: it would show in `ps`.)
-
-A feed is JSON Lines, a JSON array, or CSV with a header. A record has ip,
-riskLevel (HIGH, MEDIUM, LOW) and optionally message, timestamp, expiresAt; in
-JSON it may also be a whole Okta RiskEvent with its subjects. A feed is read as it
-is sent, so it may be larger than memory, or never end; HIGH goes first among the
-10,000 signals read ahead.
-
-A record that is not accepted never stops the rest. Ctrl-C stops, and says what
-was sent.""",
-        "riskbatch send feed.csv --rejected bad.jsonl",
-        "riskbatch send bad.jsonl --rejected worse.jsonl      once more, when it is mended",
-        "tail -F alerts.jsonl | riskbatch send - --limit 15/60s",
-        "riskbatch send feed.csv --store queue.db             stop and go on as you like",
-        "riskbatch send --store queue.db                      only what waits in it",
-        "",
-        "exit status: 0 all accepted, 1 something was not, 2 usage or configuration,",
-        "             130 stopped by Ctrl-C, 143 by SIGTERM",
-    )
-    add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="what to send; - is standard input, as is nothing without --store")
-    add(
-        "--rejected",
-        metavar="FILE",
-        help="append what was not accepted to FILE, as JSON Lines with the reason; such a file can be sent again",
-    )
-    add(
-        "--store",
-        metavar="FILE",
-        help="keep what waits in this file; the same command goes on after Ctrl-C, a crash or a power cut",
-    )
-    add("--again", action="store_true", help="send FILE from its beginning, also what the store has taken of it before")
-    add("--format", choices=FORMATS, help="what the feed is, where its name and beginning do not tell")
-    add("--limit", metavar="30/60s", type=_rate, help="our share of the org's requests per time")
-    add("--subjects-per-event", metavar="N", type=int, help="signals with equal times share an event, up to N (50)")
-    add("--coalesce", action="store_true", help="a newer signal for an address replaces the one that waits")
-    add("--org-url", metavar="URL", help="instead of OKTA_CLIENT_ORGURL")
-    add("--quiet", action="store_true", help="no progress, and no report if all was accepted")
-    parser.set_defaults(command=send)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -327,16 +284,6 @@ def _time(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 90m or 1h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
-
-
-def _rate(text: str) -> rb.RateLimit:
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9}(?:\.\d{1,9})?)s?", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not REQUESTS/SECONDS, such as 30/60s")
-    try:
-        return rb.RateLimit(int(match[1]), float(match[2]))
-    except rb.ConfigurationError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _port(text: str) -> int:

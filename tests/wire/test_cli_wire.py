@@ -19,7 +19,7 @@ import pytest
 
 import riskbatch as rb
 from riskbatch import cli
-from riskbatch.cli import demo, send, terminal
+from riskbatch.cli import demo, report, sending, source, terminal
 from riskbatch.emulator import DEFAULT_TOKEN, Fault, OktaEmulator
 
 pytestmark = pytest.mark.asyncio
@@ -177,22 +177,22 @@ async def test_memory_stays_flat_while_megabytes_are_read(tmp_path, org, monkeyp
     text = lines(*(signal_(number, message="x" * 300, **time_) for number in range(10_000)))
     (tmp_path / "feed").write_text(text)
     held = []
-    read = send._Ledger.read
+    read = report.Report.read
 
-    def spied(ledger, record):
-        found = read(ledger, record)
-        held.append(len(ledger._under_way))
+    def spied(account, record, now):
+        found = read(account, record, now)
+        held.append(len(account._under_way))
         return found
 
-    monkeypatch.setattr(send, "CAPACITY", 1500)
-    monkeypatch.setattr(send._Ledger, "read", spied)
+    monkeypatch.setattr(sending, "CAPACITY", 1500)
+    monkeypatch.setattr(report.Report, "read", spied)
     async with OktaEmulator(limit=30, period=1.0, latency=0.3) as okta:
         org(okta)
         assert await run("send", tmp_path / "feed", *LIMIT, "--subjects-per-event", "50", "--quiet") == 0
 
         assert len(okta.signals) == 10_000
     assert len(text) > 3_000_000
-    assert 1500 < max(held) <= 1500 + send.CHUNK // 300  # a lot waits for room
+    assert 1500 < max(held) <= 1500 + source.READ // 300  # a lot waits for room
 
 
 # ------------------------------------------------------------------------------------------------ what is not
@@ -453,7 +453,7 @@ async def test_progress_on_a_terminal_is_one_line_that_fits(columns, tmp_path):
 
 async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeypatch, capsys):
     (tmp_path / "feed").write_text(lines(*(signal_(n) for n in range(900))))
-    monkeypatch.setattr(send, "PLAIN_TICK", 0.25)
+    monkeypatch.setattr(sending, "PLAIN_TICK", 0.25)
     async with scaled() as okta:
         org(okta)
         okta.faults += [Fault.unavailable()]
@@ -468,8 +468,8 @@ async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeyp
 async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
     """Why it goes slowly is said in the server's words."""
     (tmp_path / "feed").write_text(lines(signal_(1)))
-    monkeypatch.setattr(send, "PLAIN_TICK", 0.0)
-    monkeypatch.setattr(send, "TICK", 0.01)
+    monkeypatch.setattr(sending, "PLAIN_TICK", 0.0)
+    monkeypatch.setattr(sending, "TICK", 0.01)
     async with scaled(latency=0.05) as okta:
         org(okta)
         okta.faults += [Fault.unavailable()] * 4

@@ -40,8 +40,10 @@ async def lots(source: Source, feed: Feed, report: Report, skip: int = 0) -> Asy
         chunk = await source.read()
         now, lot = datetime.now(UTC), list[FeedSignal]()
         for start in range(0, len(chunk) or 1, CHUNK):
-            for record in feed.push(chunk[start : start + CHUNK]) if chunk else feed.end():
-                if skip > 0:
+            for record in feed.steps(chunk[start : start + CHUNK]) if chunk else feed.last_steps():
+                if record is None:
+                    pass
+                elif skip > 0:
                     skip -= 1
                 else:
                     lot += report.read(record, now)
@@ -110,7 +112,7 @@ class FeedImport:
             return last
         if last is not None:
             text = f"has changed in the part of which the store has taken {counted(last.signals, 'signal')}"
-            raise Changed(f"{self._source.name} {text}, or is read by other options; {_AGAIN}")
+            raise Changed(f"{self._source.name} {text}; {_AGAIN}")
         if store.begun_before_imports(self._name):
             raise Changed(f"an earlier version has taken a part of {self._source.name} into the store; {_AGAIN}")
         return None
@@ -144,4 +146,4 @@ class FeedImport:
             store.finish(self._name, Imported(digest, self._source.taken, records, self.taken_before + self.imported))
 
 
-_AGAIN = "--again sends it from its beginning"
+_AGAIN = "--again sends it from its beginning, as it must if the options that read it were changed"

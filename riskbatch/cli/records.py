@@ -56,15 +56,15 @@ _OTHERS = (
 
 
 class _Reader(Protocol):
-    def push(self, chunk: bytes) -> Iterator[Record]: ...
-    def end(self) -> Iterator[Record]: ...
+    def push(self, chunk: bytes) -> Iterator[Record | None]: ...
+    def end(self) -> Iterator[Record | None]: ...
     @property
     def kept(self) -> int: ...
 
 
 class Feed:
     """
-    Turns one stream into records. Exhaust what `push` returns before pushing more.
+    Turns one stream into records. Exhaust what a method returns before calling another.
 
     Args:
         form: One of `FORMATS`; `None` decides by how the content begins and, if that does not tell, by *name*.
@@ -90,13 +90,7 @@ class Feed:
         Raises:
             Unreadable: It is no text in UTF-8, the first row of a CSV is no header, or a list has no level.
         """
-        if self._reader is None:
-            self._head += chunk
-            if not self._is_known(ended=False):
-                return
-            chunk = self._open()
-        assert self._reader is not None  # noqa: S101 - _open() has made it
-        yield from self._reader.push(chunk)
+        return (record for record in self.steps(chunk) if record is not None)
 
     def end(self) -> Iterator[Record]:
         """
@@ -105,12 +99,27 @@ class Feed:
         Raises:
             Unreadable: As `push`.
         """
+        return (record for record in self.last_steps() if record is not None)
+
+    def steps(self, chunk: bytes) -> Iterator[Record | None]:
+        """Do what `push` does, and yield `None` where time has passed without a record."""
+        if self._reader is None:
+            self._head += chunk
+            if not self._is_known(ended=False):
+                return
+            chunk = self._open()
+        assert self._reader is not None  # noqa: S101 - _open() has made it
+        for start in range(0, len(chunk), CHUNK):
+            yield from self._reader.push(chunk[start : start + CHUNK])
+            yield None
+
+    def last_steps(self) -> Iterator[Record | None]:
+        """Do what `end` does, and yield `None` where time has passed without a record."""
         if self._reader is None:
             self._is_known(ended=True)
-            chunk = self._open()
-            assert self._reader is not None  # noqa: S101 - _open() has made it
-            for start in range(0, len(chunk), CHUNK):
-                yield from self._reader.push(chunk[start : start + CHUNK])
+            head = self._open()
+            yield from self.steps(head)
+        assert self._reader is not None  # noqa: S101 - _open() has made it
         yield from self._reader.end()
 
     @property
@@ -134,14 +143,14 @@ class Feed:
         text = line.removeprefix(BOM).strip()
         if text.startswith(b"["):
             return "json"
-        if not (is_whole or ended or len(self._head) - self._told > MAX_ROW):
+        if not (is_whole or ended or len(self._head) - self._told > MAX_ROW or len(self._head) > MAX_RECORD):
             return None
         if text.startswith(b"{"):
             # An object of more than one line opens something, or goes on, where its first line ends.
             return "json" if text.endswith((b"{", b"[", b",")) else "jsonl"
         if begins_with_address(text):
             return "list"
-        return _SUFFIXES.get(self._suffix) or ("csv" if text else "jsonl")
+        return _SUFFIXES.get(self._suffix) or ("csv" if text or self._told else "jsonl")
 
     def _first_line(self) -> tuple[bytes, bool]:
         """Return the first line of the head that is neither blank nor a comment, and whether it is whole."""

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from ...errors import RiskbatchError
 
-MAX_RECORD = 256 * 1024  # bytes; 50 subjects with every character escaped are 175 kB, and to parse it takes some ms
+MAX_RECORD = 128 * 1024  # bytes; 50 subjects with full messages are 30 kB, and to parse more blocks the event loop
 SHOWN = 1000  # characters kept of a record that is too long
 BOM = b"\xef\xbb\xbf"
 
@@ -87,7 +87,8 @@ def too_long(line: int, data: bytes | bytearray) -> Record:
 
 
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*+)"|[{}\[\]:,]', re.DOTALL)
-_LOOKED_AT = 64 * 1024  # bytes of a record in which a list of records is looked for
+_DEEPEST = 8  # open brackets on the way to a list of records
+_LOOKED_AT = 16 * 1024  # bytes of a record in which a list of records is looked for
 
 
 def place_of_records(data: bytes | bytearray) -> str:
@@ -115,6 +116,8 @@ def _lists_of_objects(text: str) -> Iterator[list[str]]:
             name = token[1]
         elif mark == ":" and names:
             names[-1] = name
+        elif mark in "{[" and len(names) == _DEEPEST:
+            return
         elif mark == "{":
             if last == "[" and len(names) > 1 and names.count(None) == 1:
                 yield [each for each in names if each is not None]

@@ -16,6 +16,7 @@ from .lines import COMMENTS, Lines
 from .record import BOM, NotUtf8, Record, Unreadable, text_of, too_long, unread
 
 MAX_ROW = 16 * 1024  # bytes of a row over several lines: a quote that is never closed must not swallow the file
+_SPARE = 2_000  # delimiters inside of quotes, or behind the last column, that a row may have
 DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -103,18 +104,18 @@ class CsvRows:
         waiting = self._waiting.get(self._first)
         return self._lines.kept + (self._size - waiting.begins if waiting else 0)
 
-    def push(self, chunk: bytes) -> Iterator[Record]:
-        """Yield the rows that *chunk* completes."""
+    def push(self, chunk: bytes) -> Iterator[Record | None]:
+        """Yield the rows that *chunk* completes, and None for each line that is none: it took time as well."""
         for number, line, complete in self._lines.push(chunk):
             yield from self._line(number, line.removeprefix(BOM), complete)
 
-    def end(self) -> Iterator[Record]:
+    def end(self) -> Iterator[Record | None]:
         """Yield the last row, and what an unclosed quote had swallowed, line by line."""
         for number, line, complete in self._lines.end():
             yield from self._line(number, line.removeprefix(BOM), complete)
         yield from self._rows(ended=True)
 
-    def _line(self, number: int, data: bytes, complete: bool) -> Iterator[Record]:
+    def _line(self, number: int, data: bytes, complete: bool) -> Iterator[Record | None]:
         if self._dialect is None:
             self._read_header(data, complete)
             return
@@ -126,7 +127,7 @@ class CsvRows:
 
     # -- rows
 
-    def _rows(self, *, ended: bool = False) -> Iterator[Record]:
+    def _rows(self, *, ended: bool = False) -> Iterator[Record | None]:
         """Yield all rows of which it is known where they end."""
         while first := self._waiting.get(self._first):
             last = first
@@ -138,6 +139,7 @@ class CsvRows:
                     return
                 last = found or first
             yield from self._row(first, last)
+            yield None
 
     def _closing_line(self, first: _Line) -> _Line | None:
         """Return the line that closes the quotes that *first* opens: *first* if none does; None if not known."""
@@ -168,6 +170,11 @@ class CsvRows:
 
     def _cells(self, line: int, data: bytes) -> Iterator[Record]:
         assert self._dialect is not None  # noqa: S101 - the header was read
+        if (count := data.count(self._dialect.delimiter.encode())) > len(self._header) + _SPARE:
+            yield unread(
+                line, data, f"has up to {count + 1} fields; the header has {len(self._header)}", "too many fields"
+            )
+            return
         try:
             cells = _split(text_of(data), self._dialect.delimiter)
         except NotUtf8 as error:

@@ -214,8 +214,11 @@ class Sending:
         """Say where to go on."""
         say, name = self._screen.say, self._source.name
         if self._import is not None:
-            done = self._is_read and not self._report.counts["kept"]
-            say("All of it is settled." if done else "The same command goes on where this one stopped.")
+            if not self._is_read:
+                say("Nothing of it came into the store; the same command begins anew.")
+            else:
+                done = not self._report.counts["kept"]
+                say("All of it is settled." if done else "The same command goes on where this one stopped.")
             return
         assert last is not None  # noqa: S101 - something was read
         number, line = self._report.first_open() or (0, 0)

@@ -148,7 +148,7 @@ class Feed:
         if text.startswith(b"{"):
             # An object of more than one line opens something, or goes on, where its first line ends.
             return "json" if text.endswith((b"{", b"[", b",")) else "jsonl"
-        if begins_with_address(text):
+        if begins_with_address(text, is_table=self._fields.level is None):
             return "list"
         return _SUFFIXES.get(self._suffix) or ("csv" if text or self._told else "jsonl")
 

@@ -266,3 +266,47 @@ def test_both_spellings_of_a_column_are_read():
 
     assert isinstance(signal, rb.RiskSignal)
     assert (signal.ip, signal.risk_level.value, signal.expires_at.year) == ("1.1.1.1", "HIGH", 2099)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"1.1.1.1",
+        b"1.1.1.1\t10",
+        b"1.1.1.1 ; x",
+        b"1.1.1.1#4#2#x",
+        b'"1.1.1.1"',
+        b"1.1.1.1,10",
+        b"1.1.1.1;x",
+        b"\xef\xbb\xbf1.1.1.1 \xff",
+    ],
+)
+def test_what_follows_an_address_in_a_list_is_ignored(line):
+    """The output of jq -r, awk and mlr is a feed, and so are block lists with scores and comments."""
+    feed = Feed(None, "x.csv", Fields(level=rb.RiskLevel.LOW))
+    text = b"# about\n\n; more\n" + line + b"\n#\n2001:DB8::1\r\n10.0.0.0/8"
+    found = [*feed.push(text), *feed.end()]
+
+    assert [(record.line, record.value["ip"]) for record in found] == [
+        (4, "1.1.1.1"),
+        (6, "2001:DB8::1"),
+        (7, "10.0.0.0/8"),
+    ]
+
+
+def test_a_row_without_a_header_is_no_list_unless_there_is_a_level_for_all():
+    """The level in it would be ignored."""
+    with pytest.raises(Unreadable, match="must name the columns"):
+        read(b"1.1.1.1,HIGH\n")
+
+
+@pytest.mark.parametrize("comment", [b"#", b";"])
+def test_a_row_that_begins_with_an_empty_cell_is_no_comment(comment):
+    """With `;` between the cells, only `#` begins a comment."""
+    found = read(b"timestamp;ip;riskLevel\n" + comment + b"1.1.1.1;LOW\n")
+
+    assert [record.value for record in found] == [{"ip": "1.1.1.1", "riskLevel": "LOW"}] * (comment == b";")
+
+
+def test_a_list_of_comments_alone_is_an_empty_feed():
+    assert read(b"# nothing today\n; really\n") == []

@@ -404,6 +404,21 @@ async def test_a_silent_pipe_does_not_hold_up_the_end():
     assert "Reading of standard input stopped with the record on line 1 " in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_feed_that_is_slow_to_read_can_be_stopped(number, tmp_path):
+    """While a megabyte of open quotes is read, Ctrl-C and SIGTERM end the run at once."""
+    (tmp_path / "feed.csv").write_bytes(b"ip,riskLevel\n10.0.0.1,HIGH\n" + b',x","\n' * 170_000)
+    async with scaled() as okta:
+        process = await spawn(okta, "send", tmp_path / "feed.csv", "--limit", "1/60s")
+        await until(lambda: okta.signals)
+        process.send_signal(number)
+        began = time.monotonic()
+        status, _, err = await ended(process)
+
+    assert time.monotonic() - began < 5
+    assert (status, counts(err)["accepted"]) == (128 + number, 1)
+
+
 # ------------------------------------------------------------------------------------------------ the terminal
 
 

@@ -83,13 +83,19 @@ class JsonLines:
 
 
 def first_word(line: bytes) -> str:
-    """Return what stands before the first space, `#`, or end of *line*, without quotes around it."""
-    words = re.split(rb"[\s#]", line.removeprefix(BOM).strip(), maxsplit=1)
+    """Return what stands before the first space, `#`, `,`, `;`, `|` or end of *line*, without quotes around it."""
+    words = re.split(rb"[\s#,;|]", line.removeprefix(BOM).strip(), maxsplit=1)
     return words[0].strip(b'"').decode(errors="replace")
 
 
-def begins_with_address(line: bytes) -> bool:
-    """Tell whether *line* may be one of a list: an address or a network, and perhaps more behind a space or `#`."""
+def begins_with_address(line: bytes, *, is_table: bool) -> bool:
+    """
+    Tell whether *line* may be one of a list: an address or a network, and perhaps more behind it.
+
+    If a *table* is possible, a `,` or the like behind the address makes it a row whose header is missing.
+    """
+    if is_table and re.match(rb"[^\s#]*[,;|]", line):
+        return False
     try:
         ip_interface(first_word(line))
     except ValueError:

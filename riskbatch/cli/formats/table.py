@@ -10,7 +10,6 @@ import csv
 import re
 from collections.abc import Callable, Iterator
 from enum import Enum
-from functools import cached_property
 
 from .lines import COMMENTS, Lines
 from .record import BOM, NotUtf8, Record, Unreadable, text_of, too_long, unread
@@ -42,6 +41,8 @@ class _Dialect:
 
     def state_after(self, line: bytes, *, inside: bool = False) -> _State:
         """Return where *line* ends, if it begins outside or *inside* of quotes."""
+        if b'"' not in line:
+            return _State.INSIDE if inside else _State.OUTSIDE
         start = 0
         if inside:
             if self._stays.fullmatch(line):
@@ -58,24 +59,31 @@ class _Dialect:
 
 
 class _Line:
-    """A line that waits until it is known which row it belongs to."""
+    """
+    A line that waits until it is known which row it belongs to.
+
+    Attributes:
+        number: From 1.
+        data: Without its end.
+        complete: Whether it was short enough to be kept.
+        begins: How many bytes are before it.
+        if_outside: Where it ends if it begins a row.
+    """
 
     def __init__(self, number: int, data: bytes, complete: bool, begins: int, dialect: _Dialect) -> None:
         self.number = number
         self.data = data
         self.complete = complete
-        self.begins = begins  # bytes before it
+        self.begins = begins
+        self.if_outside = dialect.state_after(data) if complete else _State.BAD
         self._dialect = dialect
+        self._if_inside: _State | None = None
 
-    @cached_property
-    def if_outside(self) -> _State:
-        """Where it ends if it begins a row."""
-        return self._dialect.state_after(self.data) if self.complete else _State.BAD
-
-    @cached_property
     def if_inside(self) -> _State:
-        """Where it ends if it begins inside of quotes."""
-        return self._dialect.state_after(self.data, inside=True) if self.complete else _State.BAD
+        """Return where it ends if it begins inside of quotes."""
+        if self._if_inside is None:
+            self._if_inside = self._dialect.state_after(self.data, inside=True) if self.complete else _State.BAD
+        return self._if_inside
 
 
 class CsvRows:
@@ -145,9 +153,9 @@ class CsvRows:
         """Return the line that closes the quotes that *first* opens: *first* if none does; None if not known."""
         self._closing = max(self._closing, first.number + 1)
         while line := self._waiting.get(self._closing):
-            if line.begins + len(line.data) - first.begins > MAX_ROW or line.if_inside is _State.BAD:
+            if line.begins + len(line.data) - first.begins > MAX_ROW or line.if_inside() is _State.BAD:
                 return first
-            if line.if_inside is _State.OUTSIDE:
+            if line.if_inside() is _State.OUTSIDE:
                 return line
             self._closing += 1
         return None if self._size - first.begins <= MAX_ROW else first

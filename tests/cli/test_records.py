@@ -13,6 +13,7 @@ from riskbatch.cli.records import (
     MAX_RECORD,
     MAX_ROW,
     Feed,
+    Fields,
     Record,
     Unreadable,
     signals,

@@ -66,7 +66,7 @@ class ValkeyStore:
             beyond, `when_full` decides.
 
     Raises:
-        ConfigurationError: An argument cannot work, or the extra is not installed (`pip install '.[fleet]'` in a checkout).
+        ConfigurationError: An argument cannot work, or the extra `fleet` is not installed.
     """
 
     def __init__(

@@ -241,8 +241,8 @@ class _Listing:
         else:
             print(f"{_time(each.settled_at)} {printable(each.outcome):10} {_described(each.signal)}")
 
-    def _add(self, facts: dict[str, object], signal: RiskSignal) -> None:
-        print(f"{self._separator}\n{json.dumps({**facts, 'signal': signal.to_json()})}", end="")
+    def _add(self, fields: dict[str, object], signal: RiskSignal) -> None:
+        print(f"{self._separator}\n{json.dumps({**fields, 'signal': signal.to_json()})}", end="")
         self._separator = ","
 
 

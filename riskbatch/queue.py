@@ -26,6 +26,7 @@ logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 1000  # signals that are admitted between two turns of the event loop: about 2 ms
+_NESTED_HOOKS = 50  # far below Python's limit, at which an error could strike anywhere
 SLICE = 200  # signals that are settled between two turns: about 1 ms, without hooks
 
 
@@ -91,6 +92,7 @@ class Books:
         self._watchers = watchers
         self._loop = asyncio.get_running_loop()
         self._flushes: list[_Flush] = []
+        self._hooks_inside = 0  # calls of the hook that have not returned: a hook may enqueue, and so settle, again
         self._hook_failed_last = False
         self._hook_quiet_until = -math.inf
 
@@ -130,7 +132,10 @@ class Books:
                 self._call_hook(self._on_settled, receipt)
 
     def _call_hook(self, on_settled: Callable[[Receipt], object], receipt: Receipt) -> None:
+        self._hooks_inside += 1
         try:
+            if self._hooks_inside > _NESTED_HOOKS:
+                raise RecursionError("on_settled enqueues what ends at once, again and again")
             on_settled(receipt)
         except (Exception, asyncio.CancelledError):  # the latter is what the result of a cancelled future raises
             self.hook_errors += 1
@@ -141,6 +146,8 @@ class Books:
             self._hook_failed_last = True
         else:
             self._hook_failed_last = False
+        finally:
+            self._hooks_inside -= 1
 
     async def flush(self, timeout: float | None) -> int:
         """Wait until all that is admitted now is settled; return how much is not after *timeout* seconds."""

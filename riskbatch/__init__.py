@@ -16,7 +16,7 @@ from .limiter import Limiter, RateLimit
 from .okta.auth import ApiToken, ServiceApp
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
-from .stores import SqliteStore, Store
+from .stores.sqlite.store import SqliteStore
 from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "Shed",
     "SqliteStore",
     "Statistics",
-    "Store",
     "StoreError",
     "Superseded",
     "ValkeyStore",

@@ -32,8 +32,8 @@ from .queue import MANY, Queue, WhenFull
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
 from .sender import Sender
 from .signals import RiskLevel, RiskSignal
-from .stores import Store
 from .stores.sqlite.durable import DurableQueue
+from .stores.sqlite.store import SqliteStore
 from .stores.valkey.engine import FleetStatistics, ValkeyStore
 from .stores.valkey.fleet import FleetQueue
 from .stores.valkey.replica import Replica
@@ -163,7 +163,7 @@ class Client:
         *,
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
-        store: Store | ValkeyStore | None = None,
+        store: SqliteStore | ValkeyStore | None = None,
         capacity: int = 100_000,
         when_full: WhenFull = "wait",
         linger: float | Mapping[RiskLevel, float] | None = None,
@@ -190,8 +190,8 @@ class Client:
             raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
         if not isinstance(auth, Auth):
             raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken or a ServiceApp")
-        if not isinstance(store, Store | ValkeyStore | None):
-            raise ConfigurationError(f"store is a {type(store).__name__}; it must be a Store, such as a SqliteStore")
+        if not isinstance(store, SqliteStore | ValkeyStore | None):
+            raise ConfigurationError(f"store is a {type(store).__name__}; it must be a SqliteStore or a ValkeyStore")
         self._auth = auth
         self._store = store
         self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)

@@ -24,8 +24,8 @@ from .send import send
 from .terminal import INTERRUPTED, PIPE_BROKEN, USAGE, Screen, because, counted, printable
 
 if TYPE_CHECKING:
+    from ..stores import StoredSignal
     from ..stores.sqlite.admin import FileStatistics
-    from ..stores.sqlite.file import Record
     from ..stores.valkey.admin import Shared
 
 
@@ -501,7 +501,7 @@ async def _fleet_queue(options: argparse.Namespace, level: rb.RiskLevel | None) 
     return 0
 
 
-def _print_waiting(each: "Record | Shared", state: str = "") -> None:
+def _print_waiting(each: "StoredSignal | Shared", state: str = "") -> None:
     may = " may have arrived" if each.may_have_arrived else ""
     came = f"{each.enqueued_at:%Y-%m-%dT%H:%M:%SZ}"
     print(f"{each.row:>10} {came} {_described(each.signal)}{may} {state}".rstrip())

@@ -12,30 +12,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import valkey
-from dict_store import DictStore, Place
 from multidict import CIMultiDict
 
 import riskbatch as rb
 from riskbatch import cli
 from riskbatch.emulator import OktaEmulator
 from riskbatch.okta.wire import Response
-from riskbatch.stores import contract
-from riskbatch.stores.sqlite import admin, durable
+from riskbatch.stores.sqlite import admin, durable, rows, writer
 from riskbatch.stores.sqlite import file as sqlite_file
-from riskbatch.stores.sqlite import store as sqlite
 
 SLOW = rb.RateLimit(1, 3600.0)  # sends one request, then holds everything
 FAST = rb.RateLimit(30, 1.0)
 
 
-def client(okta: OktaEmulator, store: rb.Store | None, **options) -> rb.Client:
+def client(okta: OktaEmulator, store: rb.SqliteStore | rb.ValkeyStore | None, **options) -> rb.Client:
     options = {"limit": FAST, "linger": 0.0, "reserve": 0, "close_timeout": 10.0} | options
     return rb.Client(okta.url, rb.ApiToken(okta.token), store=store, **options)
 
@@ -97,7 +94,7 @@ def path(tmp_path):
     return tmp_path / "signals.db"
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping", "of a third party", "fleet of one"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite normal", "sqlite keeping", "fleet of one"])
 def store(request, path):
     make = {
         "fleet of one": lambda: rb.ValkeyStore(request.getfixturevalue("engine_url"), name=path.parent.name),
@@ -105,7 +102,6 @@ def store(request, path):
         "sqlite": lambda: rb.SqliteStore(path),
         "sqlite normal": lambda: rb.SqliteStore(path, synchronous="NORMAL"),
         "sqlite keeping": lambda: rb.SqliteStore(path, keep_settled=timedelta(days=1)),
-        "of a third party": lambda: DictStore(Place()),
     }
     return make[request.param]()
 
@@ -116,10 +112,8 @@ async def leave(okta: OktaEmulator, path: Path, left: list[rb.RiskSignal], **opt
         await c.enqueue_many(left)
 
 
-def kept(store: rb.Store | None) -> list[str]:
+def kept(store: rb.SqliteStore | rb.ValkeyStore | None) -> list[str]:
     """Return the addresses that *store* has."""
-    if isinstance(store, DictStore):
-        return [row.signal.ip for row in store.place.rows.values()]
     if isinstance(store, rb.ValkeyStore):
         records = valkey.Valkey.from_url(store._shown).hvals(f"riskbatch:1:{{{store.name}}}:signals")
         return [json.loads(record.split(b" ", 4)[4])["ip"] for record in records]
@@ -127,29 +121,6 @@ def kept(store: rb.Store | None) -> list[str]:
 
 
 # -- the contract of every store
-
-
-@pytest.mark.parametrize("options", [{}, {"synchronous": "NORMAL"}, {"keep_settled": timedelta(days=1)}])
-async def test_sqlite_keeps_the_contract(tmp_path, options):
-    """A SqliteStore does what every sentence of `Store` says."""
-    await contract.check(lambda place: rb.SqliteStore(tmp_path / place, **options))
-
-
-async def test_a_third_party_can_write_a_store():
-    """A store written from the docstrings of `Store` passes the contract, which finds each method that does nothing."""
-    places: dict[str, Place] = defaultdict(Place)
-    assert isinstance(DictStore(places[""]), rb.Store)
-    await contract.check(lambda place: DictStore(places[place]))
-
-    async def nothing(*_):
-        return []
-
-    for name in ("settle", "note", "succeed", "withdraw", "find", "due", "load", "abort"):
-        does = nothing if name in ("find", "withdraw", "due", "load") else lambda *_: None
-        wrong = type("Wrong", (DictStore,), {name: does})
-        places = defaultdict(Place)
-        with pytest.raises(AssertionError):
-            await contract.check(lambda place, wrong=wrong, places=places: wrong(places[place]))
 
 
 async def test_signals_are_sent_and_settled(okta, store):
@@ -274,7 +245,7 @@ async def test_the_event_loop_gets_its_turns(okta, path, monkeypatch):
     real = durable.DurableQueue._take_in
 
     def spied(queue, level, chunk):
-        loaded.append(len(chunk))
+        loaded.append(len(chunk.signals))
         real(queue, level, chunk)
 
     monkeypatch.setattr(durable.DurableQueue, "_take_in", spied)
@@ -357,13 +328,13 @@ async def test_each_acknowledged_signal_is_on_disk(okta, path):
 async def test_concurrent_enqueues_share_transactions(okta, path, monkeypatch):
     """A thousand producers cost a few commits, not a thousand."""
     groups = []
-    real = sqlite_file.insert
+    real = rows.insert
 
-    def counting(db, runs, now):
-        groups.append(sum(len(each) for each, _ in runs))
-        real(db, runs, now)
+    def counting(db, added):
+        groups.append(len(added))
+        real(db, added)
 
-    monkeypatch.setattr(sqlite_file, "insert", counting)
+    monkeypatch.setattr(rows, "insert", counting)
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         await asyncio.gather(*map(c.enqueue, signals(1000)))
     assert sum(groups) == 1000
@@ -372,7 +343,7 @@ async def test_concurrent_enqueues_share_transactions(okta, path, monkeypatch):
 
 async def test_settled_signals_are_kept_for_a_while(okta, path, monkeypatch):
     """With `keep_settled`, outcomes stay in the file for that long, and are forgotten then."""
-    monkeypatch.setattr(sqlite, "_TIDY", 0.05)
+    monkeypatch.setattr(writer, "_TIDY", 0.05)
     async with client(okta, rb.SqliteStore(path, keep_settled=timedelta(seconds=0.3))) as c:
         receipt = await c.enqueue(signals(1)[0])
         outcome = await receipt
@@ -463,37 +434,6 @@ async def test_a_superseder_keeps_its_place_over_a_restart(okta, path):
     assert in_file(path) == []
 
 
-def test_changes_to_the_same_rows_come_to_what_they_would_one_by_one():
-    """Whatever is settled, superseded and noted within a transaction, the file has what it would have one by one."""
-    rng = random.Random(5)
-    rows = signals(12, "HIGH")
-    for _ in range(100):
-        together, single = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
-        for db in (together, single):
-            db.executescript(sqlite_file.SCHEMA)
-            sqlite_file.insert(db, [(rows, 1)], 0)
-        keys, changes = list(range(1, 13)), []
-        while len(keys) > 1 and rng.random() < 0.95:
-            old, new = rng.sample(keys, 2)
-            if rng.random() < 0.4:
-                changes.append(sqlite._Note([(old, rng.randrange(9), rng.random() < 0.5)]))
-            else:
-                changes.append(sqlite._Settle([(old, "", "")]))
-                keys.remove(old)
-                if rng.random() < 0.6:
-                    changes.append(sqlite._Move(old, new))
-                    keys.remove(new)
-                    keys.append(old)
-        store = rb.SqliteStore("unused")
-        store._change_rows(together, sqlite._fold(changes))
-        for change in changes:
-            store._change_rows(single, sqlite._fold([change]))
-        in_both = [db.execute("SELECT * FROM signals ORDER BY id").fetchall() for db in (together, single)]
-        assert in_both[0] == in_both[1]
-        together.close()
-        single.close()
-
-
 async def test_what_was_never_loaded_is_abandoned_without_a_receipt(okta, path, small_memory):
     """At the end, signals that are in the store only are counted as abandoned, and no `on_settled` is called."""
     await leave(okta, path, signals(200))
@@ -555,7 +495,7 @@ async def test_a_large_backlog_starts_at_once(okta, path):
 
 async def test_the_file_shrinks(okta, path, monkeypatch):
     """What was sent gives its room back to the file system."""
-    monkeypatch.setattr(sqlite, "_TIDY", 0.05)
+    monkeypatch.setattr(writer, "_TIDY", 0.05)
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         await c.enqueue_many(signals(20_000, message="m" * 200))
     large = path.stat().st_size
@@ -758,16 +698,16 @@ async def test_a_disk_that_is_really_full(path):
 
 async def test_a_settlement_that_fails_is_written_again(okta, path, monkeypatch, caplog):
     """If the store cannot be told what is settled, that is logged and tried again; nothing is counted twice."""
-    monkeypatch.setattr(sqlite, "_RETRY", 0.05)
-    real = sqlite.SqliteStore._end
+    monkeypatch.setattr(writer, "_RETRY", 0.05)
+    real = rows.forget
     failures = iter(range(3))
 
-    def fail(self, db, ends):
+    def fail(db, keys):
         if next(failures, None) is not None:
             raise sqlite3.OperationalError("disk I/O error")
-        real(self, db, ends)
+        real(db, keys)
 
-    monkeypatch.setattr(sqlite.SqliteStore, "_end", fail)
+    monkeypatch.setattr(rows, "forget", fail)
     async with client(okta, rb.SqliteStore(path)) as c:
         receipts = await c.enqueue_many(signals(20))
         assert await c.flush(5) == 0
@@ -808,7 +748,7 @@ def test_who_ends_the_program_leaves_no_other_caller_waiting(path):
 
 async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monkeypatch):
     """If `enqueue` is cancelled while its transaction is under way, the row is gone when it returns."""
-    real = sqlite_file.insert
+    real = rows.insert
     begun = threading.Event()
 
     def slow(*args):
@@ -816,7 +756,7 @@ async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monke
         time.sleep(0.05)
         real(*args)
 
-    monkeypatch.setattr(sqlite_file, "insert", slow)
+    monkeypatch.setattr(rows, "insert", slow)
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         task = asyncio.create_task(c.enqueue(signals(1)[0]))
         while not begun.is_set():  # noqa: ASYNC110 - it is another thread's
@@ -869,7 +809,7 @@ def later_version(path: Path) -> None:
 def torn(path: Path) -> None:
     sqlite_file.create(str(path))
     with closing(sqlite3.connect(path)) as db, db:
-        sqlite_file.insert(db, [(signals(200, message="m" * 500), 1)], 0)
+        rows.insert(db, list(enumerate(signals(200, message="m" * 500), 1)))
     content = bytearray(path.read_bytes())
     content[8192:20000] = b"\xa5" * (20000 - 8192)
     path.write_bytes(content)
@@ -995,7 +935,7 @@ async def test_a_file_of_each_version_is_brought_up(path, tmp_path, version):
     store = rb.SqliteStore(path)
     for _ in range(2):
         assert (await store.open()).waiting == {rb.RiskLevel.HIGH: 1, rb.RiskLevel.MEDIUM: 0, rb.RiskLevel.LOW: 1}
-        (high,) = await store.load(rb.RiskLevel.HIGH, 0, 10)
+        (high,) = (await store.load(rb.RiskLevel.HIGH, 0, 100, 10)).signals
         seen = datetime(2026, 5, 17, 1, 2, 3, 456789, tzinfo=UTC)
         assert high.signal == rb.RiskSignal("2001:db8::1", "HIGH", message="a message", timestamp=seen)
         await store.close()
@@ -1105,9 +1045,9 @@ async def test_operators_import_and_drop(okta, path):
     """What is imported is sent by the next client, behind what waited; what is dropped is not."""
     await leave(okta, path, signals(5))
     assert admin.import_signals(path, signals(2500, start=10)) == 2500
-    rows = [waiting.row for waiting in admin.ls(path)]
-    assert len(rows) == 2505
-    assert admin.drop(path, row=rows[0]) == 1
+    listed = [waiting.row for waiting in admin.ls(path)]
+    assert len(listed) == 2505
+    assert admin.drop(path, row=listed[0]) == 1
     assert admin.drop(path, level=rb.RiskLevel.HIGH) == 0
     assert admin.drop(path, level=rb.RiskLevel.LOW, before=soon(-3600)) == 0
     accepting = Accepting()

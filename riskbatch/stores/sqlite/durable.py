@@ -9,9 +9,8 @@ entries are zero and less for what was left, and memory is bounded whatever the 
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -23,59 +22,14 @@ from ...prioritizer import Demand
 from ...queue import SLICE, Queue, _is_past
 from ...receipts import Abandoned, Expired, Receipt, Superseded
 from ...signals import RiskLevel, RiskSignal
-from .. import Backlog, Store, Stored
+from .. import Chunk, Snapshot, Store, StoredSignal
 
 logger = logging.getLogger("riskbatch")
 
 CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
 _MANY = 500  # signals that enqueue_many writes at once
 LOW_WATER = 2_000  # a lane with fewer of what was left is refilled
-CROWD = (
-    512  # signals written together and woken in one turn of the loop: some 3 ms of it, and fewer syncs than with less
-)
 _RETRY = 1.0  # seconds after a store could not be read
-
-
-class _Written(asyncio.Future[None]):
-    """
-    Wakes all whose signals were written together, in one callback of the event loop where others need one for each.
-
-    It cannot be cancelled: whoever is cancelled meanwhile hears of it when the write is over, when he can tell what to
-    withdraw, and takes nobody with him.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self._waiting: list[tuple[Callable[[_Written], object], Context]] = []
-
-    def cancel(self, msg: Any = None) -> bool:
-        return False
-
-    def add_done_callback(self, fn: Callable[["_Written"], object], /, *, context: Context | None = None) -> None:
-        self._waiting.append((fn, context or copy_context()))
-
-    def wake(self) -> None:
-        """Be done; those who wait go on in the next turn of the loop."""
-        self.set_result(None)
-        self.get_loop().call_soon(self._wake, iter(self._waiting))
-
-    def _wake(self, waiting: Iterator[tuple[Callable[["_Written"], object], Context]]) -> None:
-        try:
-            for go_on, context in waiting:
-                context.run(go_on, self)
-        except BaseException:  # one of them ends the program; the others must not wait for ever
-            self.get_loop().call_soon(self._wake, waiting)
-            raise
-
-
-class _Crowd:
-    """Signals of one turn of the event loop, which are written together."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.signals: list[RiskSignal] = []
-        self.written = _Written(loop)
-        self.rows: Sequence[int] = ()
-        self.failure: str | None = None
 
 
 class DurableQueue(Queue):
@@ -95,8 +49,7 @@ class DurableQueue(Queue):
         self._starved = False
         self._refilling: set[RiskLevel] = set()
         self._chores: set[asyncio.Task[None]] = set()
-        self._crowd: _Crowd | None = None  # not handed to the store yet
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes = 0  # admissions that wait for the store
         self._wall = datetime.now(UTC) - timedelta(
             seconds=self._loop.time()
         )  # a step of the wall clock expires nothing
@@ -117,7 +70,7 @@ class DurableQueue(Queue):
             await self.finish()
             raise
 
-    async def recover(self, backlog: Backlog) -> None:
+    async def recover(self, backlog: Snapshot) -> None:
         """Admit what the store holds; the oldest of each level are loaded before this returns."""
         self._newest = backlog.newest
         self._cold.update(backlog.waiting)
@@ -126,23 +79,21 @@ class DurableQueue(Queue):
         self._set_cold_expiry(backlog.next_expiry)
         for level in RiskLevel:
             if self._cold[level]:
-                self._take_in(level, await self._store.load(level, 0, CHUNK))
+                self._take_in(level, await self._store.load(level, 0, self._newest, CHUNK))
 
-    def _take_in(self, level: RiskLevel, chunk: Sequence[Stored]) -> None:
+    def _take_in(self, level: RiskLevel, chunk: Chunk) -> None:
         """Put a *chunk*, the next in turn, in the lane of *level*."""
-        chunk = [stored for stored in chunk if stored.row <= self._newest]
-        entries = self._thaw(chunk)
-        if chunk:
-            self._loaded[level] = chunk[-1].row
-            self._thawed.difference_update(stored.row for stored in chunk)
-        elif self._cold[level]:  # what is left are rows that cannot be read as signals
-            self._lose(level)
+        entries = self._thaw(chunk.signals)
+        self._loaded[level] = chunk.last
+        self._thawed.difference_update(stored.row for stored in chunk.signals)
+        if chunk.damaged:
+            self._lose(level, chunk.damaged)
         self._take_back(entries)
 
     def _take_back(self, entries: list[Entry]) -> None:
         self._settle_superseded(self._prioritizer.put_back(entries, -math.inf))
 
-    def _thaw(self, found: Iterable[Stored]) -> list[Entry]:
+    def _thaw(self, found: Iterable[StoredSignal]) -> list[Entry]:
         """Make entries of what was in the store only; the caller must line them up or end them at once."""
         now, wall = self._loop.time(), datetime.now(UTC)
         entries = []
@@ -163,17 +114,17 @@ class DurableQueue(Queue):
             entries.append(entry)
         return entries
 
-    def _lose(self, level: RiskLevel) -> None:
-        lost = log_fields("store_failed", reason="unreadable", count=self._cold[level])
-        logger.error("the store has %d %s that cannot be read; they stay", self._cold[level], level.value, extra=lost)
-        self._count(-self._cold[level])
-        self._uncount(level)
+    def _lose(self, level: RiskLevel, count: int) -> None:
+        lost = log_fields("store_failed", reason="unreadable", count=count)
+        logger.error("the store has %d %s that cannot be read; they stay", count, level.value, extra=lost)
+        self._count(-count)
+        self._uncount(level, count)
 
-    def _uncount(self, level: RiskLevel) -> None:
+    def _uncount(self, level: RiskLevel, count: int) -> None:
         for flush in self._flushes:
-            flush.lose(self._cold[level])
-        self._all_cold -= self._cold[level]
-        self._cold[level] = 0
+            flush.lose(count)
+        self._all_cold -= count
+        self._cold[level] -= count
 
     @property
     def waiting(self) -> int:
@@ -198,7 +149,7 @@ class DurableQueue(Queue):
         try:
             while self._cold[level]:
                 try:
-                    chunk = await self._store.load(level, self._loaded[level], CHUNK)
+                    chunk = await self._store.load(level, self._loaded[level], self._newest, CHUNK)
                 except StoreError as error:
                     if not self._unreadable:  # it is tried again every second
                         text, found = "the store cannot be read, younger signals go first meanwhile: %s", str(error)
@@ -292,22 +243,8 @@ class DurableQueue(Queue):
             else:
                 await self._keep_place(signal, timeout)
             promised = 1
-        crowd = self._crowd or self._gather()
-        index = len(crowd.signals)
-        crowd.signals.append(signal)
-        if index + 1 == CROWD:
-            self._hand_over(crowd)
-        try:
-            await crowd.written
-            if crowd.failure is not None:
-                raise StoreError(crowd.failure)
-            if self._all_cold:
-                await self._load_victims(1)
-        except BaseException:
-            await self._withdraw(crowd, index, 1, promised)
-            raise
-        self._promise(-promised)
-        return self._enter(signal, crowd.rows[index])
+        (row,) = await self._add([signal], promised)
+        return self._enter(signal, row)
 
     async def _keep_place(self, signal: RiskSignal, timeout: float | None) -> None:
         if self._has_place_for(signal):
@@ -369,7 +306,7 @@ class DurableQueue(Queue):
         if self._when_full == "shed":
             for level in RiskLevel:
                 while self._cold[level] and self._prioritizer.lanes[level].size < count:
-                    chunk = await self._store.load(level, after := self._loaded[level], CHUNK)
+                    chunk = await self._store.load(level, after := self._loaded[level], self._newest, CHUNK)
                     if self._loaded[level] == after:
                         self._take_in(level, chunk)
 
@@ -377,60 +314,27 @@ class DurableQueue(Queue):
         """Admit *signals*, for which *promised* places are kept, once the store has them."""
         is_past = [_is_past(signal.expires_at) for signal in signals]  # once, since time passes in the write
         durable = [signal for signal, past in zip(signals, is_past, strict=True) if not past]
-        crowd = self._crowd or self._gather()
-        index = len(crowd.signals)
-        crowd.signals += durable
-        if len(crowd.signals) >= CROWD:
-            self._hand_over(crowd)
-        try:
-            if durable:
-                await crowd.written
-            if crowd.failure is not None:
-                raise StoreError(crowd.failure)
-            if self._all_cold:
-                await self._load_victims(len(signals))
-        except BaseException:
-            await self._withdraw(crowd, index, len(durable), promised)
-            raise
-        self._promise(-promised)
-        rows = iter(crowd.rows[index:])
+        rows = iter(await self._add(durable, promised))
         pairs = zip(signals, is_past, strict=True)
         return [self._enter(signal, None if past else next(rows)) for signal, past in pairs]
 
-    def _gather(self) -> _Crowd:
-        """Begin a crowd, which is handed over in the next turn of the loop, or when it is large enough."""
-        self._crowd = crowd = _Crowd(self._loop)
-        self._loop.call_soon(self._hand_over, crowd)
-        return crowd
-
-    def _hand_over(self, crowd: _Crowd) -> None:
-        """Have *crowd* written, unless it is already."""
-        if self._crowd is crowd:
-            self._crowd = None
-            write = self._loop.create_task(self._add(crowd))
-            self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
-
-    async def _add(self, crowd: _Crowd) -> None:
+    async def _add(self, signals: Sequence[RiskSignal], promised: int) -> Sequence[int]:
+        """Have *signals* written, and give back the places kept for them."""
+        rows: Sequence[int] = ()
+        self._writes += 1
         try:
-            crowd.rows = await self._store.add(crowd.signals) if crowd.signals else ()
-        except StoreError as error:
-            crowd.failure = str(error)
-        except BaseException as error:
-            crowd.failure = f"the store failed: {type(error).__name__}"
-            raise
-        finally:
-            crowd.written.wake()
-
-    async def _withdraw(self, crowd: _Crowd, index: int, count: int, promised: int) -> None:
-        """Return when *count* signals of *crowd* are surely not in the store, and free the places kept for them."""
-        try:
-            if crowd.rows and count:
-                stop = index + count
-                await self._store.withdraw(crowd.signals[index:stop], crowd.rows[index:stop])
-        finally:
+            rows = await self._store.add(signals) if signals else ()
+            if self._all_cold:
+                await self._load_victims(len(signals))
+        except BaseException:
+            await self._store.withdraw(rows)
             self._promise(-promised)
             self._promise_room()
+            raise
+        finally:
+            self._writes -= 1
+        self._promise(-promised)
+        return rows
 
     def _enter(self, signal: RiskSignal, row: int | None) -> Receipt:
         if self._when_full == "shed" and not self._has_place_for(signal) and not _is_past(signal.expires_at):
@@ -461,7 +365,9 @@ class DurableQueue(Queue):
             if heir is None:
                 gone.append(entry)
             else:  # or after a restart it would stand behind what it stood before
-                self._store.succeed(entry, heir)
+                assert heir.row is not None  # noqa: S101 - as `_heir` says
+                self._store.settle([entry])
+                self._store.replace(entry.row, heir.row)
                 heir.row = entry.row
         if gone:
             self._store.settle(gone)
@@ -483,17 +389,14 @@ class DurableQueue(Queue):
             return more
         self.settled[Abandoned] += self._all_cold
         for level in RiskLevel:
-            self._uncount(level)
+            self._uncount(level, self._cold[level])
         return False
 
     async def written(self) -> None:
         """Wait until no admission is being written any more, whoever cancels."""
-        while self._crowd is not None or self._writes:
+        while self._writes:
             with suppress(asyncio.CancelledError):
-                await asyncio.wait(self._writes) if self._writes else await asyncio.sleep(0)
-        for _ in range(2):  # those who waited for the write come first
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
 
     def abort(self) -> None:
         """Begin to close the store."""

@@ -1,11 +1,14 @@
 """A store that knows how far a feed was read into it, so that `riskbatch send` goes on where it stopped."""
 
+import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Sequence
 
 from ...signals import RiskSignal
 from . import file
 from .file import Bookmark
+from .rows import insert
 from .store import SqliteStore
 
 
@@ -34,7 +37,7 @@ class FeedStore(SqliteStore):
 
     async def turn(self, bookmark: Bookmark) -> None:
         """Say how far the feed was taken without adding anything."""
-        await self._turn(bookmark)
+        await self._write(_turn, [bookmark])
         self._bookmark = bookmark
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
@@ -42,9 +45,31 @@ class FeedStore(SqliteStore):
         if self._bookmark is None:
             return await super().add(signals)
         self._before, self._bookmark = self._bookmark, self._place(signals[-1])
-        return await self._add(signals, self._bookmark)
+        first = self._next
+        added = range(first, first + len(signals))
+        self._next += len(signals)
+        try:
+            await self._write(_insert_and_turn, [(list(zip(added, signals, strict=True)), self._bookmark)])
+        except asyncio.CancelledError:
+            await self.withdraw(added)
+            raise
+        return added
 
-    async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
+    async def withdraw(self, rows: Sequence[int]) -> None:
         """See `Store.withdraw`."""
-        self._bookmark = self._before
-        await self._withdraw(signals, rows, self._before)
+        if self._before is not None:
+            self._bookmark = self._before
+            self._owe(_turn, [self._before])
+        await super().withdraw(rows)
+
+
+def _turn(db: sqlite3.Connection, bookmarks: Sequence[Bookmark]) -> None:
+    file.turn(db, bookmarks[-1])
+
+
+def _insert_and_turn(
+    db: sqlite3.Connection, added: Sequence[tuple[Sequence[tuple[int, RiskSignal]], Bookmark]]
+) -> None:
+    for signals, bookmark in added:
+        insert(db, signals)
+        file.turn(db, bookmark)

@@ -206,7 +206,8 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
 def _changing(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     try:
-        with file.owned(real), closing(file.connect(real)) as db:
+        with file.owned(real) as owner, closing(file.connect(real)) as db:
+            owner.watch()
             yield db
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"{real}: {file.reason(error)}") from None

@@ -259,7 +259,7 @@ def check_alone(path: str) -> None:
     Raises:
         StoreError: Somebody has it open.
     """
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=1.0)) as db:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as db:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         try:
             db.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -6,12 +6,14 @@ as a backup of the folder does. A lock of `flock` belongs to the open file, and 
 """
 
 import os
+import time
 from contextlib import suppress
 from typing import IO
 from weakref import WeakSet
 
 from ...errors import StoreError
 
+_PATIENCE = 1.0  # seconds in which another process finds out that the file is in use, if the lock file was removed
 _Identity = tuple[int, int]  # device and inode
 _held: "WeakSet[Ownership]" = WeakSet()
 
@@ -50,12 +52,15 @@ class Ownership:
             if _identity(name) != identity:
                 raise StoreError(f"{name} was removed or replaced while it was open; what is written now would be lost")
         if _identity(f"{self.path}-lock") != _identity(self._lock.fileno()):
-            lost, self._lock = self._lock, _locked(self.path)
+            lost, self._lock = self._lock, _locked(self.path, _PATIENCE)
             lost.close()
 
     def release(self) -> None:
         """Let the next owner come."""
         _held.discard(self)
+        if self.is_first and not self._watched:  # it was not opened: leave the folder as it was found
+            with suppress(OSError):
+                os.unlink(f"{self.path}-lock")
         with suppress(OSError):  # a full disk
             self._lock.seek(0)
             self._lock.truncate(0)
@@ -66,18 +71,21 @@ class Ownership:
         self._lock.close()
 
 
-def _locked(path: str) -> IO[str]:
+def _locked(path: str, patience: float = 0.0) -> IO[str]:
     try:
         import fcntl  # noqa: PLC0415 - not on Windows
     except ImportError:
         raise StoreError("a SqliteStore needs the file locks of a POSIX system") from None
-    name = f"{path}-lock"
+    name, until = f"{path}-lock", time.monotonic() + patience
     while True:
         lock = open(os.open(name, os.O_RDWR | os.O_CREAT, 0o600), "r+")  # noqa: SIM115 - it is held on to
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             with lock:
+                if time.monotonic() < until:
+                    time.sleep(0.01)
+                    continue
                 raise StoreError(f"{path} is in use by process {lock.read(20).strip() or 'unknown'}") from None
         except BaseException:
             lock.close()

@@ -110,6 +110,8 @@ class SqliteStore:
     async def withdraw(self, rows_: Sequence[int]) -> None:
         """See `Store.withdraw`."""
         keys = [key for row in rows_ for key in rows.keys_of(row)]
+        if not keys:
+            return
         with suppress(StoreError):
             gone = self._write(rows.forget, keys, is_owed=True)
             while not gone.done():
@@ -135,8 +137,9 @@ class SqliteStore:
         self._owe(rows.note, [(_key(receipt), receipt.attempts, receipt.may_have_arrived) for receipt in receipts])
 
     def _owe(self, apply: Callable[[sqlite3.Connection, list[Any]], None], written: list[Any]) -> None:
-        with suppress(StoreError):  # closed: then the file keeps what is settled, and it is sent again
-            self._submit(Write(apply, written, is_owed=True))
+        if written:
+            with suppress(StoreError):  # closed: then the file keeps what is settled, and it is sent again
+                self._submit(Write(apply, written, is_owed=True))
 
     def _write(
         self, apply: Callable[[sqlite3.Connection, list[Any]], None], written: list[Any], *, is_owed: bool = False

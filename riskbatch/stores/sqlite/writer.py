@@ -206,7 +206,7 @@ class Writer:
         except (StoreError, sqlite3.Error, OSError) as error:
             if len(writes) > 1:
                 for write in writes:
-                    self._write_alone(write)
+                    self._write_alone(write, error)
             else:
                 self._put_off(writes[0], error)
         else:
@@ -216,9 +216,9 @@ class Writer:
             found = log_fields("store_recovered")
             logger.warning("%s has been told of all that is settled", self.path, extra=found)
 
-    def _write_alone(self, write: Write) -> None:
+    def _write_alone(self, write: Write, error_before: Exception) -> None:
         if write.is_owed and self._owed:  # those before it come first
-            self._owed.append(write)
+            self._put_off(write, error_before)
             return
         try:
             self._repairing(lambda: self._transact([write]))

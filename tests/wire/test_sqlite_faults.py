@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from test_stores import Accepting, Holding, in_file, ip, signals, soon
+from with_store import PYTHON, Accepting, Holding, in_file, ip, signals, soon
 
 import riskbatch as rb
 from riskbatch import cli
@@ -181,7 +181,6 @@ try:
 except rb.StoreError as error:
     print(error)
 """
-PYTHON = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
 
 
 async def other_process(path: Path) -> str:

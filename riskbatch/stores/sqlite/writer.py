@@ -18,7 +18,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
-from attrs import frozen
+from attrs import define
 
 from ...errors import StoreError
 from ...log import log_fields
@@ -34,7 +34,7 @@ _RETRY = 1.0  # seconds until an owed write that failed is tried again
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs, and whether it is still there
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Write:
     """
     Rows to write.
@@ -52,7 +52,7 @@ class Write:
     is_owed: bool = False
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Read:
     """A question about the file, answered after the writes before it."""
 

@@ -1,0 +1,173 @@
+"""A backlog that is longer than memory: order, expiry, coalescing, shedding and counts across both."""
+
+import asyncio
+import sqlite3
+from contextlib import closing
+
+import pytest
+from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, signals, soon
+
+import riskbatch as rb
+from riskbatch.emulator import OktaEmulator
+from riskbatch.stores.sqlite import durable, writer
+
+
+@pytest.fixture
+async def okta():
+    async with OktaEmulator(limit=30, period=1.0) as okta:
+        yield okta
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "signals.db"
+
+
+# -- size
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    monkeypatch.setattr(durable, "CHUNK", 50)
+    monkeypatch.setattr(durable, "LOW_WATER", 40)
+
+
+async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memory):
+    """Of a backlog only the oldest are in memory; all are counted, and sent in order, before what comes now."""
+    await leave(okta, path, [*signals(300), *signals(200, "HIGH", 1000)])
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
+        assert c.statistics().waiting == 500
+        assert c._queue._prioritizer.size <= 100
+        new = await c.enqueue_many(signals(30, "HIGH", 5000))
+        assert balanced(c)
+        assert await c.flush(20) == 0
+        assert balanced(c)
+        assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in new)
+    highs = [*range(1000, 1200), *range(5000, 5030)]
+    assert accepting.carried == [ip(number) for number in [*highs, *range(300)]]
+
+
+async def test_rows_in_the_store_are_expired_and_counted(okta, path, small_memory):
+    """What expires in the store only is settled in time, with a receipt."""
+    await leave(okta, path, [*signals(100), *signals(70, start=200, expires_at=soon(0.6))])
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        assert c.statistics().waiting + c.statistics().in_flight == 170
+        for _ in range(300):
+            await asyncio.sleep(0.01)
+            assert balanced(c)
+            if c.statistics().expired == 70:
+                break
+        assert {receipt.signal.ip for receipt in settled} == {ip(200 + i) for i in range(70)}
+    assert sorted(in_file(path)) == sorted(ip(i) for i in range(100))
+
+
+async def test_a_newcomer_supersedes_what_is_in_the_store(okta, path, small_memory):
+    """With `coalesce`, a newer signal for an address supersedes the one that is in the store only."""
+    await leave(okta, path, signals(300))
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), coalesce=True, **options) as c:
+        new = await c.enqueue(rb.RiskSignal(ip(290), "LOW", message="new"))
+        assert [receipt.outcome for receipt in settled] == [rb.Superseded(new.signal)]
+        assert balanced(c)
+    assert in_file(path).count(ip(290)) == 1
+    assert len(in_file(path)) == 300
+
+
+async def test_a_superseder_keeps_its_place_over_a_restart(okta, path):
+    """With `coalesce`, the newer signal has the place of the older in the file too."""
+    holding = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "coalesce": True}
+    async with client(okta, rb.SqliteStore(path), **holding) as c:
+        await c.enqueue_many(signals(20, "HIGH", 500))
+        await asyncio.wait_for(holding["transport"].departed.wait(), 5)
+        await c.enqueue_many(signals(5))
+        for text in ("newer", "newest"):  # a chain, in one transaction with all the rest
+            await c.enqueue_many(signals(2, start=1, message=text))
+        await c.enqueue(signals(1, start=3, level="MEDIUM")[0])  # at another level it begins anew
+    assert in_file(path)[20:] == [ip(3), ip(0), ip(1), ip(2), ip(4)]
+    accepting = Accepting()
+    async with client(okta, rb.SqliteStore(path), transport=accepting, coalesce=True) as c:
+        newer = await c.enqueue_many(signals(1, start=1, message="last of all"))
+        assert await c.flush(5) == 0
+        assert newer[0].signal.message == "last of all"
+    assert accepting.carried[20:] == [ip(3), ip(0), ip(1), ip(2), ip(4)]
+    assert in_file(path) == []
+
+
+async def test_what_was_never_loaded_is_abandoned_without_a_receipt(okta, path, small_memory):
+    """At the end, signals that are in the store only are counted as abandoned, and no `on_settled` is called."""
+    await leave(okta, path, signals(200))
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        pass
+    assert c.statistics().abandoned == 200
+    assert len(settled) <= 60
+    assert balanced(c)
+    assert len(in_file(path)) == 200
+
+
+async def test_the_backlog_counts_for_capacity_and_is_shed(okta, path, small_memory):
+    """What is in the store only takes up capacity, and makes room for a HIGH."""
+    await leave(okta, path, signals(200))
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 200}
+    async with client(okta, rb.SqliteStore(path), when_full="reject", **options) as c:
+        with pytest.raises(rb.QueueFull):
+            await c.enqueue(rb.RiskSignal("192.0.2.1", "HIGH"))
+    async with client(okta, rb.SqliteStore(path), when_full="shed", **options) as c:
+        receipts = await c.enqueue_many(signals(120, "HIGH", 1000))
+        assert not any(receipt.done() for receipt in receipts)
+        assert c.statistics().shed == 120
+        assert balanced(c)
+    assert len(in_file(path)) == 200
+
+
+@pytest.mark.parametrize("how", ["one by one", "many at once"])
+async def test_a_high_is_never_shed_while_a_low_waits_in_the_store_only(okta, path, small_memory, how):
+    """However many HIGH come at the same time, each sheds a LOW, though most of the LOW are not in memory."""
+    await leave(okta, path, signals(300))
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 300, "when_full": "shed"}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        await asyncio.sleep(0.05)  # the first request takes twenty of the loaded
+        highs = signals(200, "HIGH", 1000)
+        if how == "one by one":
+            receipts = await asyncio.gather(*map(c.enqueue, highs))
+        else:
+            halves = await asyncio.gather(c.enqueue_many(highs[:100]), c.enqueue_many(highs[100:]))
+            receipts = halves[0] + halves[1]
+        assert not any(receipt.done() for receipt in receipts)
+        assert c.statistics().shed == 200
+        assert balanced(c)
+
+
+async def test_a_large_backlog_starts_at_once(okta, path):
+    """A backlog of 200,000 is open at once, and is not held in memory."""
+    await leave(okta, path, signals(1))
+    with closing(sqlite3.connect(path)) as db, db:
+        row = db.execute("SELECT * FROM signals").fetchone()
+        db.executemany(
+            "INSERT INTO signals VALUES (?,?,?,?,?,?,?,?)", ((row[0] + n, *row[1:]) for n in range(1, 200_000))
+        )
+    async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
+        assert c.statistics().admitted == 200_000
+        assert c._queue._prioritizer.size <= durable.CHUNK
+
+
+async def test_the_file_shrinks(okta, path, monkeypatch):
+    """What was sent gives its room back to the file system."""
+    monkeypatch.setattr(writer, "_TIDY", 0.05)
+    async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
+        await c.enqueue_many(signals(20_000, message="m" * 200))
+    large = path.stat().st_size
+    store = rb.SqliteStore(path)
+    await store.open()
+    await store._ask(lambda db: db.execute("DELETE FROM signals"))
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if await store._ask(lambda db: db.execute("PRAGMA freelist_count").fetchone()[0]) == 0:
+            break
+    await store.close()
+    assert path.stat().st_size < large / 10

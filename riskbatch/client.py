@@ -2,123 +2,45 @@
 
 import asyncio
 import concurrent.futures
-import inspect
 import logging
-import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from itertools import islice
-from threading import get_ident
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, get_args
-from weakref import WeakSet
+from typing import Any, Self, Unpack
 
 import aiohttp
-from attrs import field, frozen
 
-from .errors import ClientClosed, ConfigurationError, InvalidSignal
-from .inbox import Inbox
+from .arguments import ClientOptions, check_options, check_seconds
+from .books import Books
+from .capacity import Capacity
+from .dispatcher import LocalDispatcher
+from .errors import ClientClosed, InvalidSignal
 from .limiter import Limiter, RateLimit
 from .log import log_fields
 from .okta.auth import Auth
 from .okta.environment import auth_from_env, check_org_url, org_url_from_env
 from .okta.transport import Middleware, Transport, aiohttp_transport, open_session, with_middleware
-from .okta.wire import MAX_SUBJECTS, PATH
-from .prioritizer import Prioritizer
+from .okta.wire import PATH
+from .prioritizer import Prioritizer, oldest
 from .queue import MANY, Queue, WhenFull
-from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded, check_loop
+from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
 from .signals import RiskLevel, RiskSignal
-from .stores.sqlite.durable import DurableQueue
+from .statistics import Statistics
+from .stores.sqlite.admission import StoredAdmission
+from .stores.sqlite.backlog import Backlog
 from .stores.sqlite.store import SqliteStore
-from .stores.valkey.engine import FleetStatistics, ValkeyStore
-from .stores.valkey.fleet import FleetQueue
-from .stores.valkey.replica import Replica
-from .threads import Answer, runs_here
+from .stores.valkey.engine import ValkeyStore
+from .threads import Handoff, LoopFuture, check_loop, runs_here
 
 logger = logging.getLogger("riskbatch")
 
 _NOT_OPEN = "the client is not open: use `async with`"
+_CLOSED = "the client is closed"
 _CANCELLED = "the client's task was cancelled from outside"
 _DROPPED = "the client was dropped, or its event loop closed, while it was open"
-_GRACE = 1.0  # seconds that closing gives to what threads have just handed in: time enough for a disk
-
-_open_clients: WeakSet["Client"] = WeakSet()
-
-
-def _fork() -> None:
-    for client in _open_clients:
-        client._thread = None
-
-
-os.register_at_fork(after_in_child=_fork)
-
-
-@frozen
-class Statistics:
-    """
-    A snapshot of one client. At any instant `admitted == settled + waiting + in_flight`.
-
-    Attributes:
-        admitted: Signals that were let in since the client was opened, and those that it found in its store.
-        accepted: Signals that Okta took.
-        rejected: Signals that Okta refused one by one.
-        expired: Signals whose `expires_at` passed before they could be sent.
-        shed: Signals that made room for others, or found none (`when_full="shed"`).
-        superseded: Signals whose place a newer one for the same address took (`coalesce=True`).
-        abandoned: Signals that the client's end left unsettled otherwise; a store keeps them for the next client. Those
-            that it had not yet loaded have no receipt, and `on_settled` is not called for them.
-        waiting: Signals in the queue.
-        waiting_by_level: The same by level.
-        entering: Signals that threads have handed in (`enqueue_threadsafe`) and that are not admitted yet.
-        in_flight: Signals in requests that have no answer yet.
-        oldest_waiting: Seconds since the oldest ready signal was admitted; 0.0 if none is ready.
-        put_back: Times a signal came back from a request that failed and waits again.
-        requests: Requests sent, retries and probes included.
-        requests_in_flight: Requests without an answer yet.
-        rate_limited: Answers 429 for the rate.
-        limit: Requests a window allows now: what was configured, or less if the server's headers say so.
-        permits: Requests that could leave now as far as the window is concerned.
-        trouble: Why sending is slowed down or paused, or soon will be because the access token cannot be renewed, in
-            the server's words where it had any; `None` if it is not.
-        paused: Whether nothing but single probes is sent until somebody mends the `trouble`.
-        resumes_after: Seconds until the next try while there is trouble or the server said to wait; 0.0 otherwise.
-        hook_errors: Times `on_settled` raised.
-        fleet: What all replicas do together, with a `ValkeyStore`; all the rest is of this client alone, except for
-            *limit* and *permits*, which they share.
-    """
-
-    admitted: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    expired: int = 0
-    shed: int = 0
-    superseded: int = 0
-    abandoned: int = 0
-    waiting: int = 0
-    waiting_by_level: Mapping[RiskLevel, int] = field(factory=lambda: MappingProxyType(dict.fromkeys(RiskLevel, 0)))
-    entering: int = 0
-    in_flight: int = 0
-    oldest_waiting: float = 0.0
-    put_back: int = 0
-    requests: int = 0
-    requests_in_flight: int = 0
-    rate_limited: int = 0
-    limit: int = 0
-    permits: int = 0
-    trouble: str | None = None
-    paused: bool = False
-    resumes_after: float = 0.0
-    hook_errors: int = 0
-    fleet: FleetStatistics | None = None
-
-    @property
-    def settled(self) -> int:
-        """Signals that have an outcome."""
-        return self.accepted + self.rejected + self.expired + self.shed + self.superseded + self.abandoned
+_GRACE = 1.0  # seconds that closing gives to what threads have just submitted: time enough for a disk
 
 
 class Client:
@@ -164,7 +86,7 @@ class Client:
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
         store: SqliteStore | ValkeyStore | None = None,
-        capacity: int = 100_000,
+        capacity: int = 10_000,
         when_full: WhenFull = "wait",
         linger: float | Mapping[RiskLevel, float] | None = None,
         subjects_per_event: int = 1,
@@ -175,44 +97,32 @@ class Client:
         close_timeout: float = 25.0,
     ) -> None:
         self._org = check_org_url(org_url)
-        _check_number("capacity", capacity, 1, math.inf)
-        _check_number("subjects_per_event", subjects_per_event, 1, MAX_SUBJECTS)
-        _check_seconds("close_timeout", close_timeout)
-        if when_full not in get_args(WhenFull):
-            raise ConfigurationError(f"when_full is {when_full!r}; it must be one of {get_args(WhenFull)}")
-        if inspect.iscoroutinefunction(on_settled):
-            raise ConfigurationError("on_settled is a coroutine function; it must be a plain one that returns at once")
-        if on_settled is not None and not callable(on_settled):
-            raise ConfigurationError(f"on_settled is a {type(on_settled).__name__}; it must be a function of a receipt")
-        if not isinstance(limit, RateLimit | Limiter):
-            raise ConfigurationError(f"limit is {limit!r}; it must be a RateLimit, such as RateLimit(15, 60.0)")
-        if not isinstance(session, aiohttp.ClientSession | None):
-            raise ConfigurationError(f"session is a {type(session).__name__}; it must be an aiohttp.ClientSession")
-        if not isinstance(auth, Auth):
-            raise ConfigurationError(f"auth is a {type(auth).__name__}; it must be an ApiToken or a ServiceApp")
-        if not isinstance(store, SqliteStore | ValkeyStore | None):
-            raise ConfigurationError(f"store is a {type(store).__name__}; it must be a SqliteStore or a ValkeyStore")
-        self._auth = auth
-        self._store = store
+        self._options: ClientOptions = {
+            "auth": auth,
+            "limit": limit,
+            "store": store,
+            "capacity": capacity,
+            "when_full": when_full,
+            "subjects_per_event": subjects_per_event,
+            "coalesce": coalesce,
+            "on_settled": on_settled,
+            "session": session,
+            "transport": transport,
+            "close_timeout": close_timeout,
+        }
+        check_options(self._options)
         self._limiter = limit if isinstance(limit, Limiter) else Limiter(limit, reserve=reserve, linger=linger)
-        self._capacity = capacity
-        self._when_full: WhenFull = when_full
-        self._subjects_per_event = subjects_per_event
-        self._coalesce = coalesce
-        self._on_settled = on_settled
-        self._session = session
-        self._transport = transport
-        self._close_timeout = close_timeout
         self._watchers: list[Callable[[Sequence[Receipt]], object]] = []
         self._middleware: list[Middleware] = []
         self._at_end: list[Callable[[Statistics], object]] = []
         self._life: asyncio.Task[None] | None = None
-        self._closing = False
+        self._admission: Queue | StoredAdmission  # the way in
+        self._stored: StoredAdmission | None = None
+        self._is_ending = False  # nothing is sent any more; what is left is being settled
         self._refusal: str | None = _NOT_OPEN
-        self._thread: int | None = None  # in which signals come in; `None` while they may not, and in a forked child
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[ClientOptions]) -> Self:
         """
         Make a client from the official SDK's environment variables; *overrides* are arguments of `Client`.
 
@@ -237,49 +147,47 @@ class Client:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
         self._loop = asyncio.get_running_loop()
-        credentials = self._auth.for_org(self._org)
-        self._queue = await self._open_queue()
-        self._inbox = Inbox(self._queue, self._capacity)
+        credentials = self._options["auth"].for_org(self._org)
+        await self._open_queue()
+        self._handoff: Handoff[Receipt] = Handoff(self._admission.admit, self._options["capacity"])
         own_session = None
-        transport = self._transport
+        transport = self._options["transport"]
         if transport is None:
-            session = self._session or (own_session := open_session())
+            session = self._options["session"] or (own_session := open_session())
             transport = aiohttp_transport(session)
         transport = with_middleware(self._middleware, transport)
-        make_sender = Replica if isinstance(self._queue, FleetQueue) else Sender
-        self._sender = make_sender(self._queue, self._limiter, transport, credentials, f"{self._org}{PATH}")
-        self._life = asyncio.create_task(self._live(own_session), name=f"riskbatch client for {self._org}")
-        self._refusal, self._thread = None, get_ident()
-        _open_clients.add(self)
-        self._life.add_done_callback(lambda _: self._bury(_CANCELLED, own_session))
+        dispatcher = LocalDispatcher(self._queue, self._limiter, None if self._stored is None else self._stored.tend)
+        rate, url = self._limiter.window.rate, f"{self._org}{PATH}"
+        self._sender = Sender(self._queue, dispatcher, rate, transport, credentials, url)
+        self._limiter.watch(self._queue.alarm.ring)
+        self._life = asyncio.create_task(self._run(own_session), name=f"riskbatch client for {self._org}")
+        self._life.add_done_callback(lambda _: self._abort(_CANCELLED, own_session))
+        self._refusal = None
         waiting, limit = self._queue.waiting, self._limiter.window.limit
         found = log_fields("opened", org=self._org, waiting=waiting, limit=limit)
         logger.info("%s: open, and %d signals wait already", self._org, waiting, extra=found)
         return self
 
-    async def _open_queue(self) -> Queue:
-        queue = self._make_queue()(
-            Prioritizer(subjects_per_event=self._subjects_per_event, coalesce=self._coalesce),
-            capacity=self._capacity,
-            when_full=self._when_full,
-            coalesce=self._coalesce,
-            on_settled=self._on_settled,
-            watchers=self._watchers,
-        )
-        await queue.open()
-        return queue
-
-    def _make_queue(self) -> Callable[..., Queue]:
-        if isinstance(self._store, ValkeyStore):
-            return partial(FleetQueue, self._store, self._limiter, self._org)
-        return Queue if self._store is None else partial(DurableQueue, self._store)
+    async def _open_queue(self) -> None:
+        """Make the queue, and the way into it: its own, or that of a store."""
+        options = self._options
+        prioritizer = Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"])
+        capacity, books = Capacity(options["capacity"]), Books(options["on_settled"], self._watchers)
+        store, when_full = options["store"], options["when_full"]
+        if not isinstance(store, SqliteStore):
+            self._queue = self._admission = Queue(prioritizer, capacity, books, when_full=when_full)
+            return
+        backlog = Backlog(store)
+        self._queue = Queue(prioritizer, capacity, books, when_full=when_full, backlog=backlog)
+        self._admission = self._stored = StoredAdmission(store, self._queue, backlog, capacity, when_full=when_full)
+        await self._stored.open()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        await self._close(None, is_interrupted=isinstance(exc, asyncio.CancelledError | KeyboardInterrupt))
 
-    async def _live(self, own_session: aiohttp.ClientSession | None) -> None:
+    async def _run(self, own_session: aiohttp.ClientSession | None) -> None:
         """Send until the end, whatever brings it; then settle what is left, so that nobody waits for ever."""
         reason = "the client was closed before the signal was settled"
         try:
@@ -298,50 +206,60 @@ class Client:
                 raise
         finally:
             if self._is_dropped():  # where nothing can be awaited
-                self._bury(_DROPPED)
+                self._abort(_DROPPED)
             else:
                 await self._end(reason, own_session)
 
+    @property
+    def _closing(self) -> bool:
+        return self._refusal is _CLOSED
+
     def _is_dropped(self) -> bool:
-        """Tell whether `_live` ends because its task is collected as garbage."""
+        """Tell whether `_run` ends because its task is collected as garbage."""
         return self._loop.is_closed() or asyncio.current_task(self._loop) is not self._life
 
     async def _end(self, reason: str, own_session: aiohttp.ClientSession | None) -> None:
+        self._is_ending = True
+        self._limiter.unwatch(self._queue.alarm.ring)
         self._queue.close(reason)
-        self._inbox.abort(reason)
-        await self._queue.written()
-        await self._inbox.finish()
-        with suppress(asyncio.CancelledError):  # a second one only means that there is no time for slices
+        self._handoff.abort(reason)
+        if self._stored is not None:
+            await self._stored.written()
+        await self._handoff.finish()
+        with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
             while self._queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                 await asyncio.sleep(0)
         while self._queue.abandon(reason):
             pass
-        await self._queue.finish()
+        if self._stored is not None:
+            await self._stored.finish()
         if own_session is not None:
             await own_session.close()
-        self._say_closed(reason)
+        self._log_closed(reason)
         if not self._closing:  # last, since a warning may be an error
             warnings.warn(f"{self!r} ended without aclose(): {reason}", ResourceWarning, stacklevel=1, source=self)
 
-    def _say_closed(self, reason: str) -> None:
+    def _log_closed(self, reason: str) -> None:
         self._sender.event_log.close()
         for tell in self._at_end:
             tell(self.statistics())
-        ends = {kind.__name__.lower(): count for kind, count in self._queue.settled.items()}
-        level = logging.WARNING if ends["abandoned"] and self._store is None else logging.INFO
+        ends = {kind.__name__.lower(): count for kind, count in self._queue.books.settled.items()}
+        level = logging.WARNING if ends["abandoned"] and self._options["store"] is None else logging.INFO
         told = ", ".join(f"{count} {kind}" for kind, count in ends.items() if count) or "no signals"
         found = log_fields("closed", org=self._org, reason=reason, **ends)
         logger.log(level, "%s: closed, with %s", self._org, told, extra=found)
 
-    def _bury(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
-        """Do what `_live` could not: a task that is cancelled before its first step runs no `finally`."""
+    def _abort(self, reason: str, own_session: aiohttp.ClientSession | None = None) -> None:
+        """Do what `_run` could not: a task that is cancelled before its first step runs no `finally`."""
+        self._limiter.unwatch(self._queue.alarm.ring)
         with suppress(RuntimeError):  # a closed loop, on which nobody waits any more
             self._queue.close(reason)
-        self._inbox.abort(reason)
+        self._handoff.abort(reason)
         self._sender.event_log.close()
         while self._queue.abandon(reason):
             pass
-        self._queue.abort()
+        if self._stored is not None:
+            self._stored.abort()
         if own_session is not None and not own_session.closed:
             own_session.detach()  # it has no connection yet
 
@@ -350,32 +268,43 @@ class Client:
         Admit no more, send what waits, and settle the rest as `Abandoned`. Calling it again waits for the same end.
 
         The most important signals go first, as fast as permits allow. It returns early once nothing more could be
-        sent in time. If the call is cancelled, what is left is abandoned at once.
+        sent in time. If the call is cancelled, nothing more is sent and what is left is abandoned; if it is cancelled
+        once more, that takes no turns for other tasks.
 
         Args:
             timeout: Seconds; the client's `close_timeout` if not given. Of several calls the first to end decides.
         """
-        timeout = self._close_timeout if timeout is None else timeout
-        _check_seconds("timeout", timeout)
+        await self._close(timeout)
+
+    async def _close(self, timeout: float | None, *, is_interrupted: bool = False) -> None:
+        timeout = self._options["close_timeout"] if timeout is None else timeout
+        check_seconds("timeout", timeout)
         if self._life is None or self._life.done():
             return
         check_loop(self._loop)
-        self._closing, self._refusal, self._thread = True, "the client is closed", None
+        self._refusal = _CLOSED
         until = self._loop.time() + timeout
-        deadline = self._loop.call_at(until, self._life.cancel)
+        deadline = self._loop.call_at(until, self._stop_sending)
         try:
-            await self._inbox.close(self._refusal, min(timeout, _GRACE))
-            self._queue.close(self._refusal)
-            self._sender.drain(until)
+            await self._handoff.close(_CLOSED, min(timeout, _GRACE))
+            self._queue.close(_CLOSED)
+            self._sender.drain(until, is_interrupted=is_interrupted)
             await asyncio.wait({self._life})
         except asyncio.CancelledError:
-            while not self._life.done():  # a few turns, and nothing is left behind if somebody cancels once more
-                self._life.cancel()
-                with suppress(asyncio.CancelledError):
+            self._stop_sending()
+            while not self._life.done():  # nothing is left behind if somebody cancels once more
+                try:
                     await asyncio.wait({self._life})
+                except asyncio.CancelledError:
+                    self._life.cancel()
             raise
         finally:
             deadline.cancel()
+
+    def _stop_sending(self) -> None:
+        """Send nothing more. What is left is settled in slices, whatever the clock says."""
+        if self._life is not None and not self._is_ending:
+            self._life.cancel()
 
     def __del__(self) -> None:
         life = getattr(self, "_life", None)  # absent if __init__ raised
@@ -407,9 +336,8 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        if get_ident() != self._thread or type(signal) is not RiskSignal or not self._loop.is_running():
-            self._check(signal)
-        return self._queue.admit_at_once(signal) or await self._queue.admit(signal, timeout)
+        self._check(signal)
+        return await self._admission.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
         """
@@ -422,9 +350,8 @@ class Client:
             InvalidSignal: *signal* is not a `RiskSignal`.
             WrongLoop: The client belongs to another event loop or process.
         """
-        if get_ident() != self._thread or type(signal) is not RiskSignal or not self._loop.is_running():
-            self._check(signal)
-        return self._queue.admit_at_once(signal) or self._queue.admit_nowait(signal)
+        self._check(signal)
+        return self._admission.admit_nowait(signal)
 
     def enqueue_threadsafe(self, signal: RiskSignal) -> concurrent.futures.Future[Receipt]:
         """
@@ -451,7 +378,7 @@ class Client:
         if self._life is None:
             raise ClientClosed(_NOT_OPEN)
         _check_signal(signal)
-        return self._inbox.hand_in(signal)
+        return self._handoff.submit(signal)
 
     async def enqueue_many(self, signals: Iterable[RiskSignal]) -> list[Receipt]:
         """
@@ -466,20 +393,13 @@ class Client:
                 if the store fails on the way.
         """
         self._check_open()
-        receipts: list[Receipt] = []
-        if isinstance(signals, list) and len(signals) <= min(MANY, self._queue.room()):
-            _check_signals(signals)
-            receipts = self._queue.admit_many_at_once(signals)
-            if len(receipts) == len(signals):
-                return receipts
-            signals = signals[len(receipts) :]
-        coming = iter(signals)
-        checked = more = _check_signals(list(islice(coming, MANY)))
-        while len(more) == MANY:
-            await asyncio.sleep(0)
-            more = _check_signals(list(islice(coming, MANY)))
-            checked += more
-        return receipts + await self._queue.admit_many(checked)
+        checked: list[RiskSignal] = []
+        for signal in signals:
+            _check_signal(signal)
+            checked.append(signal)
+            if len(checked) % MANY == 0:
+                await asyncio.sleep(0)
+        return await self._admission.admit_many(checked)
 
     async def flush(self, timeout: float | None = None) -> int:
         """
@@ -552,25 +472,24 @@ class Client:
         if self._life is None:
             limit = self._limiter.window.limit
             return Statistics(limit=limit, permits=limit)
-        queue, sender = self._queue, self._sender
+        books, sender, handoff = self._queue.books, self._sender, self._handoff
         now = self._loop.time()
-        oldest = min((since for since in queue.oldest_by_level().values()), default=now)
         trouble = sender.current_trouble()
         limit, permits, held_until = sender.budget(now)
         resumes_at = max(held_until, trouble.until if trouble else now)
         return Statistics(
-            admitted=queue.admitted,
-            accepted=queue.settled[Accepted],
-            rejected=queue.settled[Rejected],
-            expired=queue.settled[Expired],
-            shed=queue.settled[Shed],
-            superseded=queue.settled[Superseded],
-            abandoned=queue.settled[Abandoned],
-            waiting=queue.waiting,
-            waiting_by_level=MappingProxyType(queue.waiting_by_level()),
-            entering=self._inbox.size,
-            in_flight=queue.in_flight,
-            oldest_waiting=now - oldest,
+            admitted=books.admitted,
+            accepted=books.settled[Accepted],
+            rejected=books.settled[Rejected],
+            expired=books.settled[Expired],
+            shed=books.settled[Shed],
+            superseded=books.settled[Superseded],
+            abandoned=books.settled[Abandoned],
+            waiting=self._queue.waiting,
+            waiting_by_level=MappingProxyType(self._queue.waiting_by_level()),
+            entering=handoff.size,
+            in_flight=books.in_flight,
+            oldest_waiting=now - min(now, *map(oldest, self._queue.prioritizer.lanes.values())),
             put_back=sender.counts.put_back,
             requests=sender.counts.requests,
             requests_in_flight=sender.counts.requests_in_flight,
@@ -580,8 +499,7 @@ class Client:
             trouble=trouble.reason if trouble else None,
             paused=trouble is not None and trouble.denied,
             resumes_after=max(0.0, resumes_at - now),
-            hook_errors=queue.hook_errors,
-            fleet=queue.fleet if isinstance(queue, FleetQueue) else None,
+            hook_errors=books.hook_errors,
         )
 
     def statistics_threadsafe(self, timeout: float = 1.0) -> Statistics:
@@ -596,47 +514,18 @@ class Client:
         """
         if self._life is None or self._loop.is_closed() or runs_here(self._loop):
             return self.statistics()
-        answer: Answer[Statistics] = Answer(self._loop)
+        answer: LoopFuture[Statistics] = LoopFuture(self._loop)
         self._loop.call_soon_threadsafe(lambda: answer.set_result(self.statistics()))
         return answer.result(timeout)
 
     def __repr__(self) -> str:
-        s = self.statistics()
         if self._life is None:
             state = "not open"
         else:
             state = "closed" if self._life.done() else "draining" if self._closing else "open"
-        levels = " ".join(f"{level.value} {count}" for level, count in s.waiting_by_level.items())
-        entering = f", {s.entering} entering" if s.entering else ""
-        others = ("rejected", "expired", "shed", "superseded", "abandoned")
-        ends = "".join(f", {getattr(s, end)} {end}" for end in others if getattr(s, end))
-        pause = f", next try in {s.resumes_after:.0f} s" if s.resumes_after else ""
-        trouble = f", {'paused' if s.paused else 'slowed down'}: {s.trouble}" if s.trouble else ""
-        fleet = f", fleet of {s.fleet.alive} with {s.fleet.waiting} waiting" if s.fleet else ""
-        return (
-            f"<Client {self._org} {state}: {s.waiting} waiting ({levels}){entering}, {s.in_flight} in flight, "
-            f"{s.accepted} accepted{ends}, {s.permits} of {s.limit} permits free{fleet}{pause}{trouble}>"
-        )
-
-
-def _check_signals(signals: list[RiskSignal]) -> list[RiskSignal]:
-    if list(map(type, signals)).count(RiskSignal) < len(signals):
-        for signal in signals:
-            _check_signal(signal)
-    return signals
+        return self.statistics().status(self._org, state)
 
 
 def _check_signal(signal: object) -> None:
     if not isinstance(signal, RiskSignal):
         raise InvalidSignal("signal", signal, "a RiskSignal")
-
-
-def _check_number(name: str, value: object, least: int, most: float) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        span = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
-        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number {span}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ConfigurationError(f"{name} is {value!r}; it must be a finite number of seconds, 0 or more")

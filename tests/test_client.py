@@ -308,7 +308,7 @@ async def test_a_sender_that_crashes_settles_everybody(monkeypatch, caplog):
         async with client(org) as c:
             receipts = await c.enqueue_many(signals(40))
             await asyncio.sleep(1)
-            monkeypatch.setattr(sender_module.Sender, "_next_at", lambda *_: 1 / 0)
+            monkeypatch.setattr(sender_module.Sender, "_terms", lambda *_: 1 / 0)
             c.enqueue_nowait(signal(60, "HIGH"))
             ends = await asyncio.wait_for(outcomes(receipts), 1)
             assert {type(end) for end in ends} == {rb.Abandoned}

@@ -131,15 +131,15 @@ class Observer:
         return receipts
 
     def rank(self, receipt: rb.Receipt) -> tuple[int, int]:
-        return list(rb.RiskLevel).index(receipt.signal.risk_level), receipt.number
+        return list(rb.RiskLevel).index(receipt.signal.risk_level), receipt.sequence
 
     def __call__(self, ips: list[str]) -> None:
         self.seen += 1
         aboard = [self.receipts[one] for one in ips]
         now = asyncio.get_running_loop().time()
-        lanes = self.client._queue._prioritizer.lanes.values()
+        lanes = self.client._queue.prioritizer.lanes.values()
         # What is enqueued in the very turn in which the request leaves may be too late for it.
-        ready = [one for lane in lanes for one in lane if one.admitted_at < now]
+        ready = [one for lane in lanes for one in lane.values() if one.admitted_at < now]
         lowest = max(self.rank(receipt) for receipt in aboard)
         self.left_behind += [(self.seen, one) for one in ready if self.rank(one) < lowest]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from ..lanes import Entry
+from ..receipts import Receipt
 from ..signals import RiskLevel, RiskSignal
 
 
@@ -104,14 +104,14 @@ class Store(Protocol):
     async def due(self, until: datetime, limit: int) -> tuple[Sequence[StoredSignal], datetime | None]:
         """Return up to *limit* signals that expire by *until*, and when the first expires that does so later."""
 
-    def settle(self, receipts: Sequence[Entry]) -> None:
-        """Forget the rows of *receipts*, which have their outcomes. Failures are logged and retried."""
+    def settle(self, ended: Sequence[tuple[int, Receipt]]) -> None:
+        """Forget rows, each given with its receipt, which has its outcome. Failures are logged and retried."""
 
     def replace(self, row: int, by: int) -> None:
         """Give *row*, which is settled, to the signal of the row *by* of the same level; *by* is gone then."""
 
-    def note(self, receipts: Sequence[Entry]) -> None:
-        """Remember `attempts` and `may_have_arrived` of *receipts*, soon."""
+    def note(self, tried: Sequence[tuple[int, Receipt]]) -> None:
+        """Remember `attempts` and `may_have_arrived` of rows, each given with its receipt, soon."""
 
     async def close(self) -> None:
         """Write what is owed, and give up the ownership. Does nothing if the store is not open."""

@@ -9,7 +9,7 @@ from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, 
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores.sqlite import durable, writer
+from riskbatch.stores.sqlite import admission, backlog, writer
 
 
 @pytest.fixture
@@ -28,8 +28,9 @@ def path(tmp_path):
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    monkeypatch.setattr(durable, "CHUNK", 50)
-    monkeypatch.setattr(durable, "LOW_WATER", 40)
+    monkeypatch.setattr(backlog, "CHUNK", 50)
+    monkeypatch.setattr(backlog, "HEAD", 80)
+    monkeypatch.setattr(admission, "LOW_WATER", 40)
 
 
 async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memory):
@@ -38,7 +39,7 @@ async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memor
     accepting = Accepting()
     async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
         assert c.statistics().waiting == 500
-        assert c._queue._prioritizer.size <= 100
+        assert c._queue.prioritizer.size <= 100
         new = await c.enqueue_many(signals(30, "HIGH", 5000))
         assert balanced(c)
         assert await c.flush(20) == 0
@@ -153,7 +154,7 @@ async def test_a_large_backlog_starts_at_once(okta, path):
         )
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         assert c.statistics().admitted == 200_000
-        assert c._queue._prioritizer.size <= durable.CHUNK
+        assert c._queue.prioritizer.size <= backlog.HEAD
 
 
 async def test_the_file_shrinks(okta, path, monkeypatch):

@@ -303,7 +303,7 @@ async def test_a_child_that_runs_the_inherited_loop_on_sends_nothing():
             pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                c._queue.wake()
+                c._queue.alarm.ring()
                 c._sender._process = -1  # as os.getpid() would say; run() looks at it before every request
                 asyncio.events._set_running_loop(None)
             os._exit(0)

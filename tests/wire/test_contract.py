@@ -124,7 +124,7 @@ async def test_cancelled_means_not_admitted(okta, store):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         admitted = [receipt.signal.ip for receipt in results if isinstance(receipt, rb.Receipt)]
         assert c.statistics().admitted == len(admitted)
-        assert c._queue._promised == 0
+        assert c._queue._capacity._promised == 0
         assert balanced(c)
     if store is not None:
         assert sorted(kept(store)) == sorted(admitted)

@@ -15,7 +15,7 @@ from with_store import PYTHON, SLOW, Accepting, Holding, balanced, client, in_fi
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores.sqlite import durable, rows, writer
+from riskbatch.stores.sqlite import backlog, rows, writer
 
 
 @pytest.fixture
@@ -36,13 +36,14 @@ async def test_the_event_loop_gets_its_turns(okta, path, monkeypatch):
     """Between two turns of the loop a store loads, and wakes the callers of, some hundred signals and no more."""
     await leave(okta, path, signals(3000))
     loaded, woken = [], Counter()
-    real = durable.DurableQueue._take_in
+    real = backlog.Backlog.load
 
-    def spied(queue, level, chunk):
-        loaded.append(len(chunk.signals))
-        real(queue, level, chunk)
+    async def spied(self, level):
+        found = await real(self, level)
+        loaded.append(len(found[0]))
+        return found
 
-    monkeypatch.setattr(durable.DurableQueue, "_take_in", spied)
+    monkeypatch.setattr(backlog.Backlog, "load", spied)
     turn = 0
 
     async def count_turns() -> None:
@@ -115,7 +116,7 @@ async def test_each_acknowledged_signal_is_on_disk(okta, path):
         for number in range(20):
             await c.enqueue(signals(1, start=number)[0])
             assert ip(number) in in_file(path)
-        level = await c._store._ask(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+        level = await c._options["store"]._ask(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
         assert level == 2, "FULL syncs the log at each commit"
 
 
@@ -141,7 +142,7 @@ async def test_settled_signals_are_kept_for_a_while(okta, path, monkeypatch):
     async with client(okta, rb.SqliteStore(path, keep_settled=timedelta(seconds=0.3))) as c:
         receipt = await c.enqueue(signals(1)[0])
         outcome = await receipt
-        await c._store._ask(lambda db: None)
+        await c._options["store"]._ask(lambda db: None)
         with closing(sqlite3.connect(path)) as db:
             kept = db.execute("SELECT outcome, detail, ip FROM settled").fetchall()
         assert kept == [("Accepted", json.dumps({"request_id": outcome.request_id}), ip(0))]
@@ -162,14 +163,14 @@ async def test_a_full_disk_admits_nothing_and_loses_nothing(okta, path):
     async with client(okta, rb.SqliteStore(path)) as c:
         first = await c.enqueue(signals(1)[0])
         await first
-        pages = await c._store._ask(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
-        await c._store._ask(lambda db: db.execute(f"PRAGMA max_page_count={pages}").fetchall())
+        pages = await c._options["store"]._ask(lambda db: db.execute("PRAGMA page_count").fetchone()[0])
+        await c._options["store"]._ask(lambda db: db.execute(f"PRAGMA max_page_count={pages}").fetchall())
         with pytest.raises(rb.StoreError, match=r"signals\.db: database or disk is full"):
             await c.enqueue_many(signals(400, message="m" * 500))
         assert c.statistics().admitted == 1
-        assert c._queue._promised == 0
+        assert c._queue._capacity._promised == 0
         assert balanced(c)
-        await c._store._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
+        await c._options["store"]._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
         second = await c.enqueue(signals(1)[0])
         assert isinstance(await second, rb.Accepted)
     assert in_file(path) == []
@@ -297,7 +298,7 @@ async def test_a_cancelled_enqueue_is_withdrawn_from_under_way(okta, path, monke
 async def test_a_locked_file_is_a_store_error(okta, path, monkeypatch):
     """If another program locks the file for long, `enqueue` raises StoreError and admits nothing."""
     async with client(okta, rb.SqliteStore(path)) as c:
-        await c._store._ask(lambda db: db.execute("PRAGMA busy_timeout=50").fetchall())
+        await c._options["store"]._ask(lambda db: db.execute("PRAGMA busy_timeout=50").fetchall())
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(rb.StoreError, match="database is locked"):
@@ -314,7 +315,7 @@ async def test_one_file_has_one_sender(okta, path):
             async with client(okta, rb.SqliteStore(path)):
                 pass
         with pytest.raises(rb.StoreError, match="already open"):
-            async with client(okta, c._store):
+            async with client(okta, c._options["store"]):
                 pass
         assert isinstance(await (await c.enqueue(signals(1)[0])), rb.Accepted)
 
@@ -353,7 +354,7 @@ async def test_rows_that_cannot_be_read_stay_and_are_not_counted(okta, path, cap
         assert await c.flush(20) == 0
         assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in early + late)
         assert c.statistics().admitted == 2100
-        assert c._queue.room() == c._capacity
+        assert c._queue._capacity.room == c._options["capacity"]
         assert balanced(c)
     assert accepting.carried == [*map(ip, range(2000)), *map(ip, range(5000, 5050)), *map(ip, range(6000, 6050))]
     assert "1000 LOW that cannot be read" in caplog.text

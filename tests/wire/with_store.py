@@ -20,8 +20,8 @@ FAST = rb.RateLimit(30, 1.0)
 
 
 def client(okta: OktaEmulator, store: rb.SqliteStore | rb.ValkeyStore | None, **options) -> rb.Client:
-    options = {"limit": FAST, "linger": 0.0, "reserve": 0, "close_timeout": 10.0} | options
-    return rb.Client(okta.url, rb.ApiToken(okta.token), store=store, **options)
+    defaults = {"limit": FAST, "linger": 0.0, "reserve": 0, "close_timeout": 10.0, "capacity": 100_000}
+    return rb.Client(okta.url, rb.ApiToken(okta.token), store=store, **(defaults | options))
 
 
 def ip(number: int) -> str:

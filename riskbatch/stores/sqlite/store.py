@@ -15,8 +15,8 @@ from typing import Any, TypeVar, get_args
 import attrs
 
 from ...errors import ConfigurationError, StoreError
-from ...lanes import Entry
 from ...log import log_fields
+from ...receipts import Receipt
 from ...signals import RiskLevel, RiskSignal
 from .. import Chunk, Snapshot, StoredSignal
 from . import file, rows
@@ -121,20 +121,20 @@ class SqliteStore:
                 text, found = "a cancelled signal could not be withdrawn from %s yet", log_fields("store_failed")
                 logger.error(text, self.path, extra=found)
 
-    def settle(self, receipts: Sequence[Entry]) -> None:
+    def settle(self, ended: Sequence[tuple[int, Receipt]]) -> None:
         """See `Store.settle`."""
         if self._keep is None:
-            self._owe(rows.forget, [_key(receipt) for receipt in receipts])
+            self._owe(rows.forget, [_key(row, receipt) for row, receipt in ended])
         else:
-            self._owe(rows.keep, [(_key(receipt), *_told(receipt)) for receipt in receipts])
+            self._owe(rows.keep, [(_key(row, receipt), *_told(receipt)) for row, receipt in ended])
 
     def replace(self, row: int, by: int) -> None:
         """See `Store.replace`."""
         self._owe(rows.rename, [(row, by)])
 
-    def note(self, receipts: Sequence[Entry]) -> None:
+    def note(self, tried: Sequence[tuple[int, Receipt]]) -> None:
         """See `Store.note`."""
-        self._owe(rows.note, [(_key(receipt), receipt.attempts, receipt.may_have_arrived) for receipt in receipts])
+        self._owe(rows.note, [(_key(row, each), each.attempts, each.may_have_arrived) for row, each in tried])
 
     def _owe(self, apply: Callable[[sqlite3.Connection, list[Any]], None], written: list[Any]) -> None:
         if written:
@@ -218,12 +218,11 @@ class SqliteStore:
             self._writer = None
 
 
-def _key(receipt: Entry) -> int:
-    assert receipt.row is not None  # noqa: S101 - what is told to the store is in it
-    return rows.key_of(receipt.signal.risk_level, receipt.row)
+def _key(row: int, receipt: Receipt) -> int:
+    return rows.key_of(receipt.signal.risk_level, row)
 
 
-def _told(receipt: Entry) -> tuple[str, str]:
+def _told(receipt: Receipt) -> tuple[str, str]:
     assert receipt.outcome is not None  # noqa: S101 - settled
     fields = attrs.asdict(receipt.outcome, recurse=False)
     if "by" in fields:

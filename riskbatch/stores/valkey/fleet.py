@@ -21,11 +21,11 @@ from attrs import define, field
 
 from ...batcher import Batch
 from ...errors import ClientClosed, InvalidSignal, QueueFull, StoreError
-from ...lanes import Entry
 from ...limiter import Limiter
 from ...log import EventLog, log_fields
 from ...queue import SLICE, Queue
 from ...receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
+from ...receipts import Receipt as Entry
 from ...sender import backoff
 from ...signals import RiskLevel, RiskSignal
 from .claims import Claim, Look, Terms

@@ -59,7 +59,9 @@ class Client:
         store: A `SqliteStore`, for signals that outlive the process: `enqueue` returns when its file has the signal,
             and what a former process left there is sent. Or a `ValkeyStore`, for processes that share an org's queue
             and budget. `None` keeps signals in memory.
-        capacity: The most unsettled signals, of the whole fleet if there is one; bounds the memory.
+        capacity: The most unsettled signals, of the whole fleet if there is one. What a `SqliteStore` holds when it is
+            opened counts too; if that is more than *capacity*, newcomers wait until it is sent down to *capacity*, but
+            a HIGH comes in at once ("wait"), or it would wait for hours behind what may be LOW.
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
@@ -156,7 +158,7 @@ class Client:
             session = self._options["session"] or (own_session := open_session())
             transport = aiohttp_transport(session)
         transport = with_middleware(self._middleware, transport)
-        dispatcher = LocalDispatcher(self._queue, self._limiter, None if self._stored is None else self._stored.tend)
+        dispatcher = LocalDispatcher(self._queue, self._limiter, None if self._stored is None else self._stored.prepare)
         rate, url = self._limiter.window.rate, f"{self._org}{PATH}"
         self._sender = Sender(self._queue, dispatcher, rate, transport, credentials, url)
         self._limiter.watch(self._queue.alarm.ring)

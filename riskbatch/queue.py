@@ -58,22 +58,30 @@ class Alarm:
                 timer.cancel()
 
 
-class Backlog(Protocol):
-    """What of a store is not in memory, and which rows what is in memory has there."""
+class Rows(Protocol):
+    """What a store has of the signals in memory."""
 
-    on_disk: dict[RiskLevel, int]  # signals that wait there only
+    def note(self, receipts: Sequence[Receipt]) -> None:
+        """Remember what was tried."""
+
+    def record(self, settled: Sequence[Receipt], waiting_for: Callable[[str], Receipt | None]) -> None:
+        """Forget what is settled; *waiting_for* tells what has inherited its place."""
+
+
+class Backlog(Protocol):
+    """What waits in a store only, and is not in memory."""
+
+    on_disk: dict[RiskLevel, int]  # how many signals
+
+    @property
+    def rows(self) -> Rows:
+        """What the store has of those in memory."""
 
     def supersedes(self, signal: RiskSignal) -> bool:
         """Tell whether something for the address of *signal* is known to wait there."""
 
     def line_up(self, newcomer: Receipt, prioritizer: Prioritizer) -> list[Receipt]:
         """Let *newcomer* wait, in memory or there; return what it supersedes."""
-
-    def note(self, receipts: Sequence[Receipt]) -> None:
-        """Remember what was tried."""
-
-    def record(self, settled: Sequence[Receipt], waiting_for: Callable[[str], Receipt | None]) -> None:
-        """Forget what is settled; *waiting_for* tells what has inherited a place."""
 
     def abandon(self, most: int) -> list[Receipt]:
         """Return up to *most* receipts that somebody holds of what waits there; it counts no longer."""
@@ -237,14 +245,14 @@ class Queue:
         """Return *receipts* from flight to the front of their lanes, held back until *ready_at*."""
         self.books.in_flight -= len(receipts)
         if self._backlog is not None:
-            self._backlog.note(receipts)
+            self._backlog.rows.note(receipts)
         self.end_superseded(self.prioritizer.put_back(receipts, ready_at))
 
     def suspect(self, groups: Sequence[list[Receipt]], ready_at: float = -math.inf) -> None:
         """Return *groups* from flight, each to be probed in a request of its own."""
         self.books.in_flight -= sum(map(len, groups))
         if self._backlog is not None:
-            self._backlog.note([receipt for group in groups for receipt in group])
+            self._backlog.rows.note([receipt for group in groups for receipt in group])
         self.end_superseded(self.prioritizer.suspect(groups, ready_at))
 
     def end_superseded(self, receipts: list[Receipt]) -> None:
@@ -286,7 +294,7 @@ class Queue:
         """
         self.books.settle(receipts, outcome)
         if self._backlog is not None:
-            self._backlog.record(receipts, self.prioritizer.waiting_for)
+            self._backlog.rows.record(receipts, self.prioritizer.waiting_for)
         self._capacity.free(len(receipts))
         self._capacity.let_in()
         self.books.tell(receipts)

@@ -1,8 +1,12 @@
 """A backlog that is longer than memory: order, expiry, coalescing, shedding and counts across both."""
 
 import asyncio
+import random
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 
 import pytest
 from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, signals, soon
@@ -109,6 +113,133 @@ async def test_what_was_never_loaded_is_abandoned_without_a_receipt(okta, path, 
     assert len(settled) <= 60
     assert balanced(c)
     assert len(in_file(path)) == 200
+
+
+async def test_a_flood_of_newcomers_stays_in_the_store(okta, path, small_memory):
+    """What is enqueued live is bounded in memory too; it is sent in order, and the very receipts are settled."""
+    accepting = Accepting()
+    limit = rb.RateLimit(30, 0.2)
+    async with client(okta, rb.SqliteStore(path), transport=accepting, limit=limit) as c:
+        kept = await c.enqueue_many(signals(400))
+        for number in range(400, 600):
+            await c.enqueue(signals(1, start=number)[0])
+            assert balanced(c)
+            assert c._queue.prioritizer.size <= 200
+        highs = [await c.enqueue(one) for one in signals(150, "HIGH", 1000)]
+        assert await c.flush(20) == 0
+        assert balanced(c)
+        assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in kept + highs)
+    low = [one for one in accepting.carried if one in {ip(number) for number in range(600)}]
+    assert low == [ip(number) for number in range(600)]
+    assert [one for one in accepting.carried if one not in low] == [ip(number) for number in range(1000, 1150)]
+    assert in_file(path) == []
+
+
+async def test_receipts_of_what_is_on_disk_are_settled_at_the_end(okta, path, small_memory):
+    """Leaving the block settles the receipts that somebody holds, though their signals are in the store only."""
+    settled = []
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "on_settled": settled.append}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        receipts = await c.enqueue_many(signals(300))
+    assert all(isinstance(receipt.outcome, rb.Abandoned) for receipt in receipts)
+    assert {id(receipt) for receipt in settled} == {id(receipt) for receipt in receipts}
+    assert c.statistics().abandoned == 300
+    assert balanced(c)
+    assert in_file(path) == [ip(number) for number in range(300)]
+
+
+async def test_newcomers_on_disk_expire_in_time(okta, path, small_memory):
+    """A signal that is enqueued behind a long line expires in time, and the receipt that the caller holds says so."""
+    async with client(okta, rb.SqliteStore(path), transport=Holding(), limit=SLOW, close_timeout=0.0) as c:
+        await c.enqueue_many(signals(300))
+        receipt = await c.enqueue(signals(1, start=900, expires_at=soon(0.3))[0])
+        assert await asyncio.wait_for(receipt, 5) == rb.Expired()
+        assert balanced(c)
+    assert ip(900) not in in_file(path)
+
+
+async def test_newcomers_on_disk_are_superseded(okta, path, small_memory):
+    """With `coalesce`, of an address that is reported again and again behind a long line, the newest is sent."""
+    accepting = Accepting()
+    options = {"transport": accepting, "limit": rb.RateLimit(30, 0.2), "coalesce": True}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        await c.enqueue_many(signals(300))
+        first = await c.enqueue(signals(1, start=900, message="first")[0])
+        await c.enqueue_many(signals(50, start=1000))
+        many = await c.enqueue_many([*signals(1, start=900, message="a"), *signals(1, start=900, message="b")])
+        last = await c.enqueue(signals(1, start=900, message="last")[0])
+        high = await c.enqueue(signals(1, "HIGH", 1010)[0])
+        assert balanced(c)
+        assert await c.flush(20) == 0
+        assert first.outcome == rb.Superseded(many[0].signal)
+        assert [receipt.outcome for receipt in many] == [rb.Superseded(many[1].signal), rb.Superseded(last.signal)]
+        assert isinstance(last.outcome, rb.Accepted)
+        assert isinstance(high.outcome, rb.Accepted)
+    assert accepting.carried.count(ip(900)) == 1
+    assert accepting.carried.count(ip(1010)) == 1
+    assert accepting.carried.index(ip(900)) < accepting.carried.index(ip(1000)), "it has the place of the first"
+    assert in_file(path) == []
+
+
+async def test_whatever_comes_each_signal_ends_once(okta, path, small_memory):
+    """Through restarts, floods, expiry, coalescing and cancellation, each signal ends once and none stays behind."""
+    rng = random.Random(16)
+    ended: Counter[str] = Counter()
+    admitted = 0
+    accepting = Accepting()
+
+    def note(receipt: rb.Receipt) -> None:
+        if not isinstance(receipt.outcome, rb.Abandoned):
+            ended[receipt.signal.message] += 1
+
+    for turn in range(6):
+        options = {"transport": accepting, "limit": rb.RateLimit(10, 1.0), "coalesce": turn % 2 == 1}
+        options |= {"close_timeout": 0.0, "on_settled": note}
+        async with client(okta, rb.SqliteStore(path), **options) as c:
+            numbers = iter(range(turn * 1000, (turn + 1) * 1000))
+
+            async def produce(c: rb.Client = c, numbers: Iterator[int] = numbers) -> None:
+                for number in islice(numbers, 80):
+                    expires_at = soon(rng.random()) if rng.random() < 0.2 else None
+                    level = rng.choice(["HIGH", "MEDIUM", "LOW", "LOW", "LOW"])
+                    fields = {"message": f"n{number}", "expires_at": expires_at}
+                    enqueue = asyncio.ensure_future(c.enqueue(rb.RiskSignal(ip(rng.randrange(300)), level, **fields)))
+                    if rng.random() < 0.1:
+                        asyncio.get_running_loop().call_later(rng.random() * 0.001, enqueue.cancel)
+                    await asyncio.wait({enqueue})
+                    assert balanced(c)
+
+            await asyncio.gather(*(produce() for _ in range(8)))
+        assert balanced(c)
+        assert len(in_file(path)) == c.statistics().abandoned
+        admitted += c.statistics().settled - c.statistics().abandoned
+    options = {"transport": accepting, "limit": rb.RateLimit(1000, 1.0), "on_settled": note}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        assert await c.flush(20) == 0
+    assert in_file(path) == []
+    assert max(ended.values()) == 1
+    assert ended.total() == admitted + c.statistics().settled
+
+
+async def test_a_backlog_beyond_capacity_does_not_keep_a_high_out(okta, path, small_memory):
+    """If a store holds more than `capacity`, newcomers wait until it is sent down to that, but a HIGH comes in."""
+    await leave(okta, path, signals(200))
+    holding = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 50}
+    async with client(okta, rb.SqliteStore(path), **holding) as c:
+        high = await asyncio.wait_for(c.enqueue(rb.RiskSignal("192.0.2.1", "HIGH")), 5)
+        assert not high.done()
+        with pytest.raises(rb.QueueFull):
+            await c.enqueue(rb.RiskSignal("192.0.2.2", "LOW"), timeout=0.05)
+        await c.enqueue_many(signals(49, "HIGH", 1000))
+        with pytest.raises(rb.QueueFull):  # capacity bounds these too
+            await c.enqueue(rb.RiskSignal("192.0.2.3", "HIGH"), timeout=0.05)
+        assert balanced(c)
+    accepting = Accepting()
+    options = {"transport": accepting, "limit": rb.RateLimit(30, 0.1), "capacity": 50}
+    async with client(okta, rb.SqliteStore(path), **options) as c:
+        low = await asyncio.wait_for(c.enqueue(rb.RiskSignal("192.0.2.2", "LOW")), 10)
+        assert c.statistics().waiting + c.statistics().in_flight <= 50
+        assert isinstance(await low, rb.Accepted)
 
 
 async def test_the_backlog_counts_for_capacity_and_is_shed(okta, path, small_memory):

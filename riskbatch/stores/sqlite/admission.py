@@ -50,7 +50,7 @@ class StoredAdmission:
         self._is_overdrawn = False  # what a former client left is more than the capacity
         self._retry_at = -math.inf  # when a store that could not be read is asked again
 
-    # -- what was left
+    # -- from the store
 
     async def open(self) -> None:
         """
@@ -71,7 +71,7 @@ class StoredAdmission:
             await self.finish()
             raise
 
-    async def tend(self, now: float) -> float:
+    async def prepare(self, now: float) -> float:
         """
         Settle what has expired on disk, and refill the lanes, before the next batch is chosen.
 
@@ -81,9 +81,8 @@ class StoredAdmission:
             return self._retry_at
         try:
             async with self._backlog.lock:
-                if self._backlog.expires_at <= now:
-                    if expired := await self._backlog.due():
-                        self._queue.end(expired, lambda receipt: Expired(receipt.may_have_arrived))
+                if self._backlog.expires_at <= now and (expired := await self._backlog.due()):
+                    self._queue.end(expired, lambda receipt: Expired(receipt.may_have_arrived))
                 for level in RiskLevel:
                     await self._fill(level, max(LOW_WATER, self._queue.payload))
         except StoreError as error:
@@ -192,7 +191,7 @@ class StoredAdmission:
         self._idle.clear()
         try:
             rows = await self._backlog.add(signals)
-            async with self._knowing_older(signals):
+            async with self._with_older(signals):
                 entering, rows = rows, ()
                 self._capacity.release(kept)
                 kept = 0
@@ -208,7 +207,7 @@ class StoredAdmission:
                 self._idle.set()
 
     @asynccontextmanager
-    async def _knowing_older(self, signals: Sequence[RiskSignal]) -> AsyncIterator[None]:
+    async def _with_older(self, signals: Sequence[RiskSignal]) -> AsyncIterator[None]:
         """Within the block, what *signals* may supersede or shed is known or in memory, though it was on disk."""
         sheds = self._when_full == "shed"
         if not (sheds or self._coalesces) or not (self._backlog.size or self._backlog.lock.locked()):

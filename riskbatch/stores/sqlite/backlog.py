@@ -5,23 +5,23 @@ Of each level, what stands in memory is the beginning of what the store has. Whi
 newcomers of that level stay there too, and are loaded in turn. So memory is bounded, whatever the store holds and
 whatever comes, and within a level the order of the rows is the order of sending.
 
-Like the prioritizer, this settles nothing: what must be settled is returned. A receipt's row is its sequence, or what
-it has inherited with its place; a sequence of 0 has no row.
+Like the prioritizer, this settles nothing: what must be settled is returned.
 """
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from ...books import deadline
 from ...prioritizer import Prioritizer
 from ...queue import SLICE
-from ...receipts import Abandoned, Receipt, Superseded
+from ...receipts import Receipt
 from ...signals import RiskLevel, RiskSignal
 from .. import Store, StoredSignal
+from .receipt_rows import ReceiptRows
 
 HEAD = 2_000  # signals of a level in memory from which on newcomers stay on disk
 CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
@@ -39,6 +39,7 @@ class Backlog:
         on_disk: How many rows of each level are on disk only.
         expires_at: When the first of them may expire, on the loop clock.
         newest: The largest row that has come in.
+        rows: Which row each receipt has, and what becomes of it.
         lock: Held while somebody looks at rows on disk and then acts.
     """
 
@@ -50,11 +51,10 @@ class Backlog:
         self._loop = asyncio.get_running_loop()
         self._loaded = dict.fromkeys(RiskLevel, 0)  # the row up to which memory has had all of a level
         self.newest = 0
+        self.rows = ReceiptRows(store)
         self._coming: set[int] = set()  # rows that are written and have not come in yet
         self._held: WeakValueDictionary[int, Receipt] = WeakValueDictionary()  # by row: receipts of what is on disk
-        self._inherited: WeakKeyDictionary[Receipt, int] = WeakKeyDictionary()  # rows that are not the sequence
         self._older: dict[str, list[Receipt]] | None = None  # by address: what is on disk; see `find`
-        self._heirs: dict[int, Receipt] = {}  # by row: who has taken the place of what is being settled
 
     @property
     def size(self) -> int:
@@ -114,7 +114,8 @@ class Backlog:
 
     def line_up(self, newcomer: Receipt, prioritizer: Prioritizer) -> list[Receipt]:
         """Let *newcomer* wait, in memory or on disk; return what it supersedes."""
-        superseded = self._displace(newcomer)
+        superseded = [] if self._older is None else self._older.pop(newcomer.signal.ip, [])
+        self._leave_disk(superseded)
         in_memory = prioritizer.waiting_for(newcomer.signal.ip)
         if in_memory is not None:
             superseded.append(in_memory)
@@ -125,12 +126,6 @@ class Backlog:
         else:
             prioritizer.admit(newcomer)
         return superseded
-
-    def _displace(self, newcomer: Receipt) -> list[Receipt]:
-        """Return what is on disk for the address of *newcomer*, and is there no longer."""
-        older = [] if self._older is None else self._older.pop(newcomer.signal.ip, [])
-        self._leave_disk(older)
-        return older
 
     def _leave_disk(self, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -153,7 +148,7 @@ class Backlog:
         first = next((old for old in superseded if old.signal.risk_level is level), None)
         if first is not None:
             newcomer.place, newcomer.admitted_at = first.place, first.admitted_at
-            self._heirs[first.place] = newcomer
+            self.rows.successors[first.place] = newcomer
         self.on_disk[level] += 1
         self._held[newcomer.place] = newcomer
         if self._older is not None:
@@ -205,30 +200,6 @@ class Backlog:
         receipt = Receipt(stored.signal, stored.row, now - waited, self._loop, deadline(stored.signal, now))
         receipt.attempts, receipt.may_have_arrived = stored.attempts, stored.may_have_arrived
         return receipt
-
-    # -- what became of them
-
-    def note(self, receipts: Sequence[Receipt]) -> None:
-        """Let the store remember what was tried."""
-        self._store.note([(self._row(receipt), receipt) for receipt in receipts])
-
-    def record(self, settled: Sequence[Receipt], waiting_for: Callable[[str], Receipt | None]) -> None:
-        """Let the store forget what is *settled*, or give its place to the one that has inherited it."""
-        ended = [(self._row(receipt), receipt) for receipt in settled if not isinstance(receipt.outcome, Abandoned)]
-        self._store.settle([(row, receipt) for row, receipt in ended if row])
-        for row, receipt in ended:
-            heir = self._heir(receipt, waiting_for)
-            if heir is not None and row == heir.place and self._row(heir) != row:
-                self._store.replace(row, self._row(heir))  # or after a restart it would stand further behind
-                self._inherited[heir] = row
-
-    def _heir(self, receipt: Receipt, waiting_for: Callable[[str], Receipt | None]) -> Receipt | None:
-        if not isinstance(receipt.outcome, Superseded):
-            return None
-        return self._heirs.pop(receipt.place, None) or waiting_for(receipt.signal.ip)
-
-    def _row(self, receipt: Receipt) -> int:
-        return self._inherited.get(receipt, receipt.sequence)
 
     # -- the end
 

@@ -188,7 +188,7 @@ def create(path: str) -> None:
         os.close(folder)
 
 
-def take_over(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
+def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
     """Note that the file has an owner again, and return what it holds."""
     waiting, newest = {}, 0
     for level in RiskLevel:
@@ -213,7 +213,7 @@ def take_over(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
     return Snapshot(newest, waiting, next_expiry(db, TIMES[0]))
 
 
-def hand_over(db: sqlite3.Connection) -> None:
+def mark_closed(db: sqlite3.Connection) -> None:
     """Note that the owner has said all that it knew."""
     db.execute("UPDATE state SET clean = 1")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -197,10 +197,10 @@ def _stored(key: int, fields: Mapping[str, object], suspect_until: int | None) -
 def report(path: str, damaged: Mapping[int, str]) -> None:
     """Log the numbers of rows that cannot be read, and the fields at fault; never what is in them."""
     if damaged:
-        told = [f"row {row} ({name})" for row, name in list(damaged.items())[:20]]
+        names = [f"row {row} ({name})" for row, name in list(damaged.items())[:20]]
         more = f" and {len(damaged) - 20} more" if len(damaged) > 20 else ""
         found = log_fields("store_failed", reason="unreadable", count=len(damaged))
-        logger.error("%s: %s%s cannot be read; they stay in the file", path, ", ".join(told), more, extra=found)
+        logger.error("%s: %s%s cannot be read; they stay in the file", path, ", ".join(names), more, extra=found)
 
 
 def to_signal(key: int, fields: Mapping[str, object]) -> RiskSignal:

@@ -36,9 +36,10 @@ class SqliteStore:
     signals but no credentials. Beside it are SQLite's `-wal` and `-shm`, and a `-lock` that stays. Needs the file locks
     of a POSIX system.
 
-    What a former client left there does not count against the `capacity` of the next, and is sent before what comes.
-    A row that is damaged is reported by its number and its field, and passed over. If the file is removed or replaced
-    under an open client, `enqueue` raises `StoreError`.
+    What a former client left there counts for the `capacity` of the next, and of each level it is sent before what
+    comes. Of each level the first 2,000 are in memory, and the rest only in the file, whatever its size. A row that is
+    damaged is reported by its number and its field, and passed over. If the file is removed or replaced under an open
+    client, `enqueue` raises `StoreError`.
 
     Args:
         path: The file; made if it is not there. A file that is no store of this package is refused and left as it is.
@@ -126,7 +127,7 @@ class SqliteStore:
         if self._keep is None:
             self._owe(rows.forget, [_key(row, receipt) for row, receipt in ended])
         else:
-            self._owe(rows.keep, [(_key(row, receipt), *_told(receipt)) for row, receipt in ended])
+            self._owe(rows.keep, [(_key(row, receipt), *_outcome(receipt)) for row, receipt in ended])
 
     def replace(self, row: int, by: int) -> None:
         """See `Store.replace`."""
@@ -222,7 +223,7 @@ def _key(row: int, receipt: Receipt) -> int:
     return rows.key_of(receipt.signal.risk_level, row)
 
 
-def _told(receipt: Receipt) -> tuple[str, str]:
+def _outcome(receipt: Receipt) -> tuple[str, str]:
     assert receipt.outcome is not None  # noqa: S101 - settled
     fields = attrs.asdict(receipt.outcome, recurse=False)
     if "by" in fields:

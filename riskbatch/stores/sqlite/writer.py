@@ -107,12 +107,12 @@ class Writer:
         """Open the file and serve; the body of the thread."""
         try:
             with file.owned(self.path) as self._owner, closing(file.connect(self.path, self._synchronous)) as self._db:
-                snapshot = self._repairing(lambda: file.take_over(self._db, by_address=self._by_address))
+                snapshot = self._repairing(lambda: file.mark_open(self._db, by_address=self._by_address))
                 self._owner.watch()
                 self._post([(self.opened, snapshot)])
                 self._serve()
                 self._owner.check()
-                file.hand_over(self._db)
+                file.mark_closed(self._db)
         except (StoreError, sqlite3.Error, OSError) as error:
             self._call(self._end, self._failure(error))
         except BaseException as error:

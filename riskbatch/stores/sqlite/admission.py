@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 
 from ...capacity import Capacity
 from ...errors import QueueFull, StoreError
@@ -20,6 +20,7 @@ logger = logging.getLogger("riskbatch")
 LOW_WATER = 1_000  # ready signals of a level with fewer of which more are loaded
 _MANY = 500  # signals that enqueue_many writes at once, and that come in between two turns of the event loop
 _RETRY = 1.0  # seconds after a store could not be read
+_POLL = 0.001  # seconds between two looks whether the last writes have ended: a few milliseconds on most disks
 _LOWEST_FIRST = tuple(reversed(RiskLevel))
 
 
@@ -45,8 +46,9 @@ class StoredAdmission:
         self._when_full = when_full
         self._loop = asyncio.get_running_loop()
         self._coalesces = queue.prioritizer.coalesces
-        self._coming = 0  # calls that write
-        self._idle = asyncio.Event()  # nobody writes
+        self._sheds = when_full == "shed"
+        self._looks = self._coalesces or self._sheds  # newcomers are no matter of memory alone
+        self._writing = 0  # calls that have a place, and are not in yet
         self._is_overdrawn = False  # what a former client left is more than the capacity
         self._retry_at = -math.inf  # when a store that could not be read is asked again
 
@@ -162,7 +164,7 @@ class StoredAdmission:
 
     async def _keep_place(self, signal: RiskSignal, timeout: float | None) -> int:
         """Keep a place for *signal* while it is written, as *when_full* says; return how many were kept."""
-        if self._when_full == "shed":
+        if self._sheds:
             return 0
         if self._has_place_for(signal):
             self._capacity.promise(1)
@@ -186,44 +188,47 @@ class StoredAdmission:
 
     async def _bring_in(self, signals: Sequence[RiskSignal], kept: int) -> list[Receipt]:
         """Admit *signals*, for which *kept* places are promised, once the store has them."""
+        self._writing += 1
+        try:
+            rows, looked = await self._write(signals, kept)
+            try:
+                return self._enter(signals, rows, kept)
+            finally:
+                if looked:
+                    self._backlog.forget_found()
+                    self._backlog.lock.release()
+        finally:
+            self._writing -= 1
+
+    async def _write(self, signals: Sequence[RiskSignal], kept: int) -> tuple[Sequence[int], bool]:
+        """Return the rows of *signals*, and whether something was looked up on disk: then the lock is held."""
         rows: Sequence[int] = ()
-        self._coming += 1
-        self._idle.clear()
         try:
             rows = await self._backlog.add(signals)
-            async with self._with_older(signals):
-                entering, rows = rows, ()
-                self._capacity.release(kept)
-                kept = 0
-                return self._enter(signals, entering)
+            must_look = self._looks and (self._backlog.size > 0 or self._backlog.lock.locked())
+            if must_look:
+                await self._look_up(signals)
         except BaseException:
             await self._backlog.withdraw(rows)
             self._capacity.release(kept)
             self._capacity.let_in()
             raise
-        finally:
-            self._coming -= 1
-            if not self._coming:
-                self._idle.set()
+        return rows, must_look
 
-    @asynccontextmanager
-    async def _with_older(self, signals: Sequence[RiskSignal]) -> AsyncIterator[None]:
-        """Within the block, what *signals* may supersede or shed is known or in memory, though it was on disk."""
-        sheds = self._when_full == "shed"
-        if not (sheds or self._coalesces) or not (self._backlog.size or self._backlog.lock.locked()):
-            yield
-            return
-        async with self._backlog.lock:
+    async def _look_up(self, signals: Sequence[RiskSignal]) -> None:
+        """Know, or have in memory, what *signals* may supersede or shed, though it was on disk. Takes the lock."""
+        await self._backlog.lock.acquire()
+        try:
             if self._coalesces:
                 await self._backlog.find(signals)
-            while sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST]):
+            while self._sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST]):
                 pass  # while one level was loaded, another may have been sent
-            try:
-                yield
-            finally:
-                self._backlog.forget_found()
+        except BaseException:
+            self._backlog.lock.release()
+            raise
 
-    def _enter(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> list[Receipt]:
+    def _enter(self, signals: Sequence[RiskSignal], rows: Sequence[int], kept: int) -> list[Receipt]:
+        self._capacity.release(kept)
         self._backlog.come_in(rows)
         receipts = [self._queue.enter(signal, row) for signal, row in zip(signals, rows, strict=True)]
         if self._backlog.size:
@@ -234,9 +239,9 @@ class StoredAdmission:
 
     async def written(self) -> None:
         """Wait until no admission is being written any more, whoever cancels."""
-        while self._coming:
+        while self._writing:
             with suppress(asyncio.CancelledError):
-                await self._idle.wait()
+                await asyncio.sleep(_POLL)
 
     def abort(self) -> None:
         """Begin to close the store."""

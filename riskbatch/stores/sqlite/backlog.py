@@ -75,15 +75,19 @@ class Backlog:
 
     # -- coming in
 
-    async def add(self, signals: Sequence[RiskSignal]) -> list[int]:
+    async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
         """Return the rows of *signals* once the store has them; 0 for those that have expired, which it need not."""
-        now = datetime.now(UTC)
-        lasting = [signal for signal in signals if signal.expires_at is None or signal.expires_at > now]
-        rows = iter(await self._store.add(lasting) if lasting else ())
-        found = [0 if signal.expires_at is not None and signal.expires_at <= now else next(rows) for signal in signals]
-        self._coming.update(found)
+        if not any(signal.expires_at for signal in signals):
+            rows = await self._store.add(signals)
+        else:
+            now = datetime.now(UTC)
+            past = [signal.expires_at is not None and signal.expires_at <= now for signal in signals]
+            lasting = [signal for signal, is_past in zip(signals, past, strict=True) if not is_past]
+            added = iter(await self._store.add(lasting) if lasting else ())
+            rows = [0 if is_past else next(added) for is_past in past]
+        self._coming.update(rows)
         self._coming.discard(0)
-        return found
+        return rows
 
     async def withdraw(self, rows: Sequence[int]) -> None:
         """Return when *rows*, which have not come in, are gone."""

@@ -24,7 +24,7 @@ from .. import Store, StoredSignal
 from .receipt_rows import ReceiptRows
 
 HEAD = 2_000  # signals of a level in memory from which on newcomers stay on disk
-CHUNK = 500  # signals loaded at once: some 2 ms of the event loop
+CHUNK = 250  # signals loaded at once: some 2 ms of the event loop
 _SOON = 0.02  # seconds until the next look, if more has expired than was returned
 
 

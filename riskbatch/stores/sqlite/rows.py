@@ -31,7 +31,7 @@ COLUMNS = ("ip", "message", "timestamp", "expires_at", "enqueued_at", "attempts"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MANY = 500  # rows a statement
-_BREATH = 100  # rows made into signals between two chances for the event loop to run: half a millisecond
+_BREATH = 50  # rows made into signals between two chances for the event loop to run: half a millisecond
 _PAUSE = 0.0002  # seconds, in which a thread that waits for the interpreter wakes up
 
 

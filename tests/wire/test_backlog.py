@@ -9,11 +9,11 @@ from contextlib import closing
 from itertools import islice
 
 import pytest
-from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, signals, soon
+from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, queue_of, signals, soon
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores.sqlite import admission, backlog, writer
+from riskbatch.stores.sqlite import backlog, writer
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def path(tmp_path):
 def small_memory(monkeypatch):
     monkeypatch.setattr(backlog, "CHUNK", 50)
     monkeypatch.setattr(backlog, "HEAD", 80)
-    monkeypatch.setattr(admission, "LOW_WATER", 40)
 
 
 async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memory):
@@ -43,7 +42,7 @@ async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memor
     accepting = Accepting()
     async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
         assert c.statistics().waiting == 500
-        assert c._queue.prioritizer.size <= 100
+        assert queue_of(c).prioritizer.size <= 100
         new = await c.enqueue_many(signals(30, "HIGH", 5000))
         assert balanced(c)
         assert await c.flush(20) == 0
@@ -80,6 +79,18 @@ async def test_a_newcomer_supersedes_what_is_in_the_store(okta, path, small_memo
         assert balanced(c)
     assert in_file(path).count(ip(290)) == 1
     assert len(in_file(path)) == 300
+
+
+async def test_what_is_superseded_in_the_store_makes_room(okta, path, small_memory):
+    """With `coalesce`, a newer signal for an address finds its place in a full queue, though the older is on disk."""
+    await leave(okta, path, signals(300))
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 300, "when_full": "reject"}
+    async with client(okta, rb.SqliteStore(path), coalesce=True, **options) as c:
+        new = await c.enqueue(rb.RiskSignal(ip(290), "LOW", message="new"))
+        assert not new.done()
+        with pytest.raises(rb.QueueFull):
+            await c.enqueue(rb.RiskSignal("192.0.2.1", "LOW"))
+        assert balanced(c)
 
 
 async def test_a_superseder_keeps_its_place_over_a_restart(okta, path):
@@ -124,7 +135,7 @@ async def test_a_flood_of_newcomers_stays_in_the_store(okta, path, small_memory)
         for number in range(400, 600):
             await c.enqueue(signals(1, start=number)[0])
             assert balanced(c)
-            assert c._queue.prioritizer.size <= 200
+            assert queue_of(c).prioritizer.size <= 200
         highs = [await c.enqueue(one) for one in signals(150, "HIGH", 1000)]
         assert await c.flush(20) == 0
         assert balanced(c)
@@ -285,7 +296,7 @@ async def test_a_large_backlog_starts_at_once(okta, path):
         )
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         assert c.statistics().admitted == 200_000
-        assert c._queue.prioritizer.size <= backlog.HEAD
+        assert queue_of(c).prioritizer.size <= backlog.HEAD
 
 
 async def test_the_file_shrinks(okta, path, monkeypatch):

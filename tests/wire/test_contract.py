@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 import valkey
-from with_store import SLOW, Holding, balanced, client, in_file, ip, signals, soon
+from with_store import SLOW, Holding, balanced, client, in_file, ip, queue_of, signals, soon
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
@@ -124,7 +124,7 @@ async def test_cancelled_means_not_admitted(okta, store):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         admitted = [receipt.signal.ip for receipt in results if isinstance(receipt, rb.Receipt)]
         assert c.statistics().admitted == len(admitted)
-        assert c._queue._capacity._promised == 0
+        assert queue_of(c)._capacity._promised == 0
         assert balanced(c)
     if store is not None:
         assert sorted(kept(store)) == sorted(admitted)

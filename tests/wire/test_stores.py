@@ -11,7 +11,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from with_store import PYTHON, SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, signals, soon
+from with_store import PYTHON, SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, queue_of, signals, soon
 
 import riskbatch as rb
 from riskbatch.emulator import OktaEmulator
@@ -168,7 +168,7 @@ async def test_a_full_disk_admits_nothing_and_loses_nothing(okta, path):
         with pytest.raises(rb.StoreError, match=r"signals\.db: database or disk is full"):
             await c.enqueue_many(signals(400, message="m" * 500))
         assert c.statistics().admitted == 1
-        assert c._queue._capacity._promised == 0
+        assert queue_of(c)._capacity._promised == 0
         assert balanced(c)
         await c._options["store"]._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
         second = await c.enqueue(signals(1)[0])
@@ -354,7 +354,7 @@ async def test_rows_that_cannot_be_read_stay_and_are_not_counted(okta, path, cap
         assert await c.flush(20) == 0
         assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in early + late)
         assert c.statistics().admitted == 2100
-        assert c._queue._capacity.room == c._options["capacity"]
+        assert queue_of(c)._capacity.room == c._options["capacity"]
         assert balanced(c)
     assert accepting.carried == [*map(ip, range(2000)), *map(ip, range(5000, 5050)), *map(ip, range(6000, 6050))]
     assert "1000 LOW that cannot be read" in caplog.text

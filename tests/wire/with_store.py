@@ -74,3 +74,8 @@ async def leave(okta: OktaEmulator, path: Path, left: list[rb.RiskSignal], **opt
     """Let a client end with *left* in its file."""
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0.0, **options) as c:
         await c.enqueue_many(left)
+
+
+def queue_of(c: rb.Client):
+    """Return the queue of an open client, to look at what is in memory."""
+    return c._queue

@@ -17,7 +17,6 @@ from .backlog import Backlog
 
 logger = logging.getLogger("riskbatch")
 
-LOW_WATER = 1_000  # ready signals of a level with fewer of which more are loaded
 _MANY = 500  # signals that enqueue_many writes at once, and that come in between two turns of the event loop
 _RETRY = 1.0  # seconds after a store could not be read
 _POLL = 0.001  # seconds between two looks whether the last writes have ended: a few milliseconds on most disks
@@ -75,7 +74,7 @@ class StoredAdmission:
 
     async def prepare(self, now: float) -> float:
         """
-        Settle what has expired on disk, and refill the lanes, before the next batch is chosen.
+        Settle what has expired on disk, and load what the next batch may need, before it is chosen.
 
         Returns when to call it again, at the latest; infinity if only a change can tell.
         """
@@ -85,8 +84,7 @@ class StoredAdmission:
             async with self._backlog.lock:
                 if self._backlog.expires_at <= now and (expired := await self._backlog.due()):
                     self._queue.end(expired, lambda receipt: Expired(receipt.may_have_arrived))
-                for level in RiskLevel:
-                    await self._fill(level, max(LOW_WATER, self._queue.payload))
+                await self._fill_payload()
         except StoreError as error:
             if self._retry_at == -math.inf:  # it is tried again every second
                 text, found = "the store cannot be read, younger signals go first meanwhile: %s", str(error)
@@ -95,6 +93,15 @@ class StoredAdmission:
             return self._retry_at
         self._retry_at = -math.inf
         return self._backlog.expires_at
+
+    async def _fill_payload(self) -> None:
+        """Load until no signal on disk outranks one that would ride in the next batch."""
+        needed = self._queue.payload
+        for level, lane in self._queue.prioritizer.lanes.items():
+            await self._fill(level, needed)
+            needed -= len(lane)
+            if needed <= 0:
+                break
 
     async def _fill(self, level: RiskLevel, least: int) -> bool:
         """Load until *least* of *level* are ready, or no more can be loaded; tell whether any were. Holds the lock."""
@@ -166,7 +173,7 @@ class StoredAdmission:
         """Keep a place for *signal* while it is written, as *when_full* says; return how many were kept."""
         if self._sheds:
             return 0
-        if self._has_place_for(signal):
+        if self._has_place_for(signal) or await self._supersedes_on_disk(signal):
             self._capacity.promise(1)
         elif self._when_full == "reject":
             raise QueueFull(f"{self._capacity.places} signals are unsettled (capacity {self._capacity.places})")
@@ -178,13 +185,19 @@ class StoredAdmission:
         if self._capacity.room > 0:
             self._is_overdrawn = False
             return True
-        return self._passes_backlog(signal) or self._queue.prioritizer.waiting_for(signal.ip) is not None
+        level = signal.risk_level
+        if self._is_overdrawn and level is RiskLevel.HIGH:  # or it would wait for hours behind what was left
+            return self._queue.waiting_by_level()[level] < self._capacity.places
+        return self._queue.prioritizer.waiting_for(signal.ip) is not None
 
-    def _passes_backlog(self, signal: RiskSignal) -> bool:
-        """Tell whether *signal* need not wait for what a former client left: a HIGH, unless too many of them wait."""
-        if not self._is_overdrawn or signal.risk_level is not RiskLevel.HIGH:
+    async def _supersedes_on_disk(self, signal: RiskSignal) -> bool:
+        if not self._coalesces or not self._backlog.size:
             return False
-        return self._queue.waiting_by_level()[RiskLevel.HIGH] < self._capacity.places
+        async with self._backlog.lock:
+            await self._backlog.find([signal])
+            found = self._backlog.supersedes(signal)
+            self._backlog.forget_found()
+            return found
 
     async def _bring_in(self, signals: Sequence[RiskSignal], kept: int) -> list[Receipt]:
         """Admit *signals*, for which *kept* places are promised, once the store has them."""

@@ -37,9 +37,9 @@ class SqliteStore:
     of a POSIX system.
 
     What a former client left there counts for the `capacity` of the next, and of each level it is sent before what
-    comes. Of each level the first 2,000 are in memory, and the rest only in the file, whatever its size. A row that is
-    damaged is reported by its number and its field, and passed over. If the file is removed or replaced under an open
-    client, `enqueue` raises `StoreError`.
+    comes. Of each level some 2,000 signals at the most are in memory, the next to be sent; the rest is in the file
+    only, whatever its size. A row that is damaged is reported by its number and its field, and passed over. If the file
+    is removed or replaced under an open client, `enqueue` raises `StoreError`.
 
     Args:
         path: The file; made if it is not there. A file that is no store of this package is refused and left as it is.

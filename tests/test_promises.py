@@ -341,7 +341,7 @@ async def test_many_signals_that_end_at_once_do_not_block_the_loop(end, monkeypa
     count = budget(20_000, 100_000)
     work: list[int] = []
     turns: list[float] = []
-    original = queue_module.Queue._end
+    original = queue_module.Queue.end
 
     def counted(queue, receipts, outcome):
         work[-1] += len(receipts)
@@ -351,7 +351,7 @@ async def test_many_signals_that_end_at_once_do_not_block_the_loop(end, monkeypa
         turns.append(time.thread_time())  # a loaded machine steals turns, but no processor time
         work.append(0)
 
-    monkeypatch.setattr(queue_module.Queue, "_end", counted)
+    monkeypatch.setattr(queue_module.Queue, "end", counted)
     org = FakeOrg()
     org.script = lambda _: Fault.unavailable()
     tick()

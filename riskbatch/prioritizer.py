@@ -195,12 +195,14 @@ class Prioritizer:
 
     def release(self, now: float) -> None:
         """Make ready what was held back until *now*."""
+        ready: list[Receipt] = []
         while self._held and self._held[0][0] <= now:
             _, _, group, are_suspects = heapq.heappop(self._held)
             if are_suspects:
                 self._suspects[group[0].signal.risk_level].append(group)
             else:
-                self._line_up_aside(group)
+                ready += group
+        self._line_up_aside(ready)  # all at once: one group after the other would move those before it each time
 
     def _line_up_aside(self, group: Iterable[Receipt]) -> None:
         """Move those of *group* that are still aside to their lanes."""

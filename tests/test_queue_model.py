@@ -32,7 +32,7 @@ RANK = {level: rank for rank, level in enumerate(RiskLevel)}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 levels = st.sampled_from(RiskLevel)
-addresses = st.integers(1, 40)
+addresses = st.integers(1, 12)
 lifetimes = st.sampled_from([None, None, None, -1.0, 0.5, 3.0, 60.0])
 arrivals = st.tuples(levels, addresses, lifetimes)
 delays = st.sampled_from([None, 0.5, 2.0, 30.0])
@@ -79,7 +79,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue = None
 
     @initialize(
-        capacity=st.sampled_from([1, 7, 30, 60]),
+        capacity=st.sampled_from([1, 5, 30]),
         when_full=st.sampled_from(["wait", "reject", "shed"]),
         coalesce=st.booleans(),
     )
@@ -191,9 +191,12 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             self.entered(self.run(self.call(self.queue.admit_nowait, signal)), signal)
 
-    @rule(arrival=arrivals)
-    def admit(self, arrival):
-        signal = self.signal(arrival)
+    @rule(arriving=st.lists(arrivals, min_size=1, max_size=6))
+    def admit(self, arriving):
+        for arrival in arriving:
+            self.admit_one(self.signal(arrival))
+
+    def admit_one(self, signal):
         if self.closed or (self.when_full == "reject" and not self.has_place_for(signal)):
             with pytest.raises(ClientClosed if self.closed else QueueFull):
                 self.run(self.queue.admit(signal))
@@ -231,9 +234,11 @@ class QueueMachine(RuleBasedStateMachine):
         return function(*arguments)
 
     def turn(self):
-        self.run(asyncio.sleep(0))
-        self.run(asyncio.sleep(0))
-        self.run(asyncio.sleep(0))
+        self.run(self.turns())
+
+    async def turns(self):
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def let_in(self):
         """Those who waited come in as long as there is room: the highest level first, equals in their order."""
@@ -273,6 +278,12 @@ class QueueMachine(RuleBasedStateMachine):
             self.end(known, Accepted("id"))
         self.run(self.call(self.queue.settle, batch.receipts, lambda _: Accepted("id")))
         self.let_in()
+
+    @rule(data=st.data())
+    def take_and_settle(self, data):
+        self.take()
+        if self.flights:
+            self.settle(data)
 
     @precondition(lambda self: self.flights)
     @rule(data=st.data(), delay=delays, lost=st.booleans())

@@ -16,7 +16,7 @@ from .limiter import Limiter, RateLimit
 from .okta.auth import Auth
 from .okta.environment import check_org_url, client_options_from_env, settings_from_env
 from .okta.http import Middleware, Transport
-from .queue import MANY, WhenFull
+from .queue import SLICE, WhenFull
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
 from .statistics import Statistics
@@ -252,7 +252,7 @@ class Client:
         for signal in signals:
             _check_signal(signal)
             checked.append(signal)
-            if len(checked) % MANY == 0:
+            if len(checked) % SLICE == 0:
                 await asyncio.sleep(0)
         return await life.admission.admit_many(checked)
 

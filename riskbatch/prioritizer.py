@@ -236,12 +236,14 @@ class Prioritizer:
 
     def release(self, now: float) -> None:
         """Make ready what was held back until *now*."""
+        ready: list[Receipt] = []
         while self._held and self._held[0][0] <= now:
             _, _, group, are_suspects = heapq.heappop(self._held)
             if are_suspects:
                 self._probes.add(group)
             else:
-                self._places.line_up(group)
+                ready += group
+        self._places.line_up(ready)  # all at once: one group after the other would move those before it each time
 
     def ready_at(self) -> float:
         """Return when the next held-back signal becomes ready; infinity if none is held."""

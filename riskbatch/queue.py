@@ -23,8 +23,7 @@ from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
-MANY = 1000  # signals that are admitted between two turns of the event loop: about 2 ms
-SLICE = 200  # signals that are settled between two turns: about 1 ms, without hooks
+SLICE = 200  # signals that are admitted or settled between two turns of the event loop: 1 to 2 ms, without hooks
 
 
 class Rows(Protocol):
@@ -140,17 +139,13 @@ class Queue:
         self._capacity.promise(kept)
         receipts: list[Receipt] = []
         try:
-            work = 0
             for signal in signals:
-                if work >= MANY:
-                    work = 0
+                if receipts and len(receipts) % SLICE == 0:
                     await asyncio.sleep(0)
                 if kept:
                     kept -= 1
                     self._capacity.release(1)
-                used = self._capacity.used
                 receipts.append(await self.admit(signal))
-                work += 1 if self._capacity.used > used else MANY // SLICE  # it has ended another one, or itself
         finally:
             self._capacity.release(kept)
             self._capacity.let_in()

@@ -136,6 +136,7 @@ class Sender:
                 batch = await self._dispatcher.next_batch(self._terms(now))
                 if isinstance(batch, Batch):
                     self._launch(batch, submissions)
+                    await asyncio.sleep(0)  # thirty that may leave at once would stop the loop for long
                 elif self._is_drained(batch.leaves_at):
                     self._renewal.cancel()
                     return

@@ -14,7 +14,7 @@ from riskbatch.books import Books
 from riskbatch.capacity import Capacity
 from riskbatch.emulator import Fault
 from riskbatch.prioritizer import Prioritizer
-from riskbatch.queue import MANY, Queue
+from riskbatch.queue import SLICE, Queue
 
 
 class Gate(FakeOrg):
@@ -292,7 +292,7 @@ async def test_a_close_tells_those_who_wait_for_room():
 
 
 @pytest.mark.parametrize("make", [list, tuple, iter])
-@pytest.mark.parametrize("number", [99, MANY, 2 * MANY + 34])
+@pytest.mark.parametrize("number", [99, SLICE, 2 * SLICE + 34])
 @pytest.mark.parametrize("expiring", [(), (0,), (1, 50), (98,)])
 async def test_enqueue_many_returns_receipts_in_order(make, number, expiring):
     """The receipts are those of the signals, in their order, whatever they are given in and whichever may expire."""
@@ -318,7 +318,7 @@ async def test_a_list_may_be_changed_while_its_signals_wait_for_room():
         assert [receipt.signal for receipt in await many] == batch
 
 
-@pytest.mark.parametrize("number", [5, MANY + 20])
+@pytest.mark.parametrize("number", [5, SLICE + 20])
 async def test_enqueue_many_admits_none_if_one_is_no_signal(number):
     """A mistake anywhere in the list is found before anything is admitted."""
     async with client(FakeOrg()) as c:
@@ -329,17 +329,17 @@ async def test_enqueue_many_admits_none_if_one_is_no_signal(number):
 
 async def test_enqueue_many_is_all_or_none_where_there_is_no_room_for_all():
     """With "reject" either all find room or none is admitted, though others enqueue between its turns."""
-    async with client(Gate(), capacity=2 * MANY, when_full="reject", close_timeout=0) as c:
-        with pytest.raises(rb.QueueFull, match="2001 signals find room for 2000"):
-            await c.enqueue_many(signals(2 * MANY + 1))
+    async with client(Gate(), capacity=2 * SLICE, when_full="reject", close_timeout=0) as c:
+        with pytest.raises(rb.QueueFull, match=f"{2 * SLICE + 1} signals find room for {2 * SLICE}"):
+            await c.enqueue_many(signals(2 * SLICE + 1))
         assert c.statistics().admitted == 0
-        many = asyncio.create_task(c.enqueue_many(signals(2 * MANY - 10)))
+        many = asyncio.create_task(c.enqueue_many(signals(2 * SLICE - 10)))
         while not c.statistics().admitted:  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
         thefts = 0
         while not refuses(c):
             thefts += 1
-        assert len(await many) == 2 * MANY - 10
+        assert len(await many) == 2 * SLICE - 10
         assert thefts == 10
         assert c._life.queue._capacity._promised == 0
 

@@ -152,6 +152,21 @@ async def test_a_transport_that_returns_nonsense_harms_nobody(nonsense):
     assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
 
 
+async def test_requests_that_may_leave_at_once_leave_in_turns_of_their_own():
+    """A burst of HIGH, for which thirty permits are free, does not hold up other tasks for more than a request."""
+    org, seen = FakeOrg(), []
+    async with client(org) as c:
+        await asyncio.sleep(1)
+        for each in signals(600, "HIGH"):
+            c.enqueue_nowait(each)
+        for _ in range(100):
+            seen.append(len(org.departures))
+            await asyncio.sleep(0)
+        await c.flush()
+    assert seen[-1] == 30
+    assert max(after - before for before, after in pairwise(seen)) == 1
+
+
 async def test_a_high_that_arrives_while_the_server_fails_still_goes_first():
     """Trouble holds back what has failed, not a HIGH that comes fresh."""
     org = FakeOrg(script=lambda exchange: Fault.unavailable() if b'"LOW"' in exchange.request.body else None)

@@ -17,7 +17,8 @@ from .okta.auth import ApiToken, ServiceApp
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
 from .stores import SqliteStore, Store
-from .stores.valkey.engine import FleetStatistics, ValkeyStore
+from .stores.valkey.engine import ValkeyStore
+from .stores.valkey.statistics import FleetStatistics
 
 __all__ = [
     "Abandoned",

@@ -34,9 +34,10 @@ from .sender import Sender
 from .signals import RiskLevel, RiskSignal
 from .stores import Store
 from .stores.sqlite.durable import DurableQueue
-from .stores.valkey.engine import FleetStatistics, ValkeyStore
+from .stores.valkey.engine import ValkeyStore
 from .stores.valkey.fleet import FleetQueue
 from .stores.valkey.replica import Replica
+from .stores.valkey.statistics import FleetStatistics
 from .threads import Answer, runs_here
 
 logger = logging.getLogger("riskbatch")

@@ -15,12 +15,12 @@ from virtual_engine import BASE, VirtualEngine
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.stores.valkey import engine as module
+from riskbatch.stores.valkey import scripts as module
 from riskbatch.stores.valkey.claims import Claim
-from riskbatch.stores.valkey.engine import EngineClock
+from riskbatch.stores.valkey.clock import EngineClock
 
 LEASE = 10.0
-KEYS = [f"riskbatch:1:{{acme}}:{key}" for key in module._KEYS]
+KEYS = [f"riskbatch:2:{{acme}}:{key}" for key in module.KEYS]
 
 
 @pytest.fixture

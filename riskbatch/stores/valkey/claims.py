@@ -1,6 +1,7 @@
 """What a replica agrees upon with the engine before it sends, what it then sends, and what it tells of the end."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,7 +9,7 @@ from attrs import frozen
 
 from ...batcher import Batch
 from ...okta.wire import Budget
-from .engine import milliseconds
+from .engine import microseconds
 
 
 @frozen
@@ -17,18 +18,18 @@ class Terms:
     On what terms a replica would send now.
 
     Attributes:
-        sending: Whether at all; otherwise it only looks what there is to know.
-        express: Whether a payload full of HIGH may leave before the pace.
-        high_after: Seconds until a request with a HIGH may leave.
-        others_after: The same for all others.
+        sending: Whether at all.
         draining: The replica ends. If it is the last, nothing is gained by pace or reserve.
+        hold_until: Nothing leaves before.
+        others_until: Nothing without HIGH leaves before.
+        express: Whether a payload full of HIGH may leave before the pace.
     """
 
     sending: bool = True
-    express: bool = True
-    high_after: float = 0.0
-    others_after: float = 0.0
     draining: bool = False
+    hold_until: float = -math.inf
+    others_until: float = -math.inf
+    express: bool = True
 
 
 class Claim(Batch):
@@ -91,7 +92,7 @@ class Claim(Batch):
             "unsent": self.unsent,
             "budgets": [_budget(budget) for budget in self.budgets if not budget.is_concurrency()],
             "refused": self.refused,
-            "landed": self.landed,
+            "settled": self.landed,
             "back": self.back,
             "suspects": self.suspects,
             "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.entries},
@@ -99,7 +100,7 @@ class Claim(Batch):
 
 
 @frozen
-class Look:
+class Found:
     """
     What a look at the shared queue found.
 
@@ -117,5 +118,5 @@ class Look:
 def _budget(budget: Budget) -> dict[str, object]:
     told: dict[str, object] = {"limit": budget.limit, "remaining": budget.remaining}
     if budget.resets_after is not None:
-        told["resets_after"] = milliseconds(budget.resets_after)
+        told["resets_after"] = microseconds(budget.resets_after)
     return told

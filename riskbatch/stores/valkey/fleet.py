@@ -24,13 +24,17 @@ from ...errors import ClientClosed, InvalidSignal, QueueFull, StoreError
 from ...lanes import Entry
 from ...limiter import Limiter
 from ...log import EventLog, log_fields
+from ...okta.wire import MAX_EVENTS
 from ...queue import SLICE, Queue
 from ...receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from ...sender import backoff
 from ...signals import RiskLevel, RiskSignal
-from .claims import Claim, Look, Terms
-from .engine import EngineAway, FleetStatistics, ValkeyStore, encoded, milliseconds
-from .link import TOLERANCE, Link, Untimely
+from .claims import Claim, Found, Terms
+from .decide import NEAR, Decider, Look, Plan, Row
+from .engine import EngineAway, ValkeyStore, encoded, microseconds
+from .session import TOLERANCE, Session, Untimely
+from .statistics import FleetStatistics
+from .window import View, adopt, free_of, private, tell, told_rate, turns_of_suspects
 
 logger = logging.getLogger("riskbatch")
 
@@ -79,17 +83,16 @@ class FleetQueue(Queue):
         self._journal = EventLog(org)
         self._engine = store.connect(org)
         common = {
-            "rate": {"requests": rate.requests, "period": milliseconds(self._period)},
-            "lease": milliseconds(self._lease),
+            "period": microseconds(self._period),
+            "lease": microseconds(self._lease),
             "coalesce": self._coalesce,
         }
-        self._link = Link(self._engine, common, self._journal)
+        self._session = Session(self._engine, common, self._journal)
         self._subjects = self._prioritizer.subjects_per_event
-        self._rules = {
-            "reserve": limiter.reserve,
-            "linger": {level.value: milliseconds(seconds) for level, seconds in limiter.linger.items()},
-            "subjects": self._subjects,
-        }
+        self._rate = told_rate(rate)
+        self._limiter = private(limiter)
+        self._decider = Decider(self._limiter, self._subjects, self._entry_of)
+        self._view: View | None = None
         self._own: dict[int, Entry] = {}  # unsettled, by id, the oldest first
         self._unsettled = dict.fromkeys(RiskLevel, 0)  # the same, counted
         self._flying: set[int] = set()  # those of them that are in a claim of ours
@@ -104,7 +107,7 @@ class FleetQueue(Queue):
         self._claimed = 0
         self._answers: deque[Claim] = deque()
         self._permits: deque[tuple[str, float]] = deque()  # of answered requests, and when that was
-        self._look: tuple[Terms, asyncio.Future[Look]] | None = None
+        self._look: tuple[Terms, asyncio.Future[Found]] | None = None
         self._news = False
         self._work = asyncio.Event()
         self._ending = False
@@ -122,7 +125,7 @@ class FleetQueue(Queue):
         """
         until = self._loop.time() + self._lease
         try:
-            while not self._link.greeted:
+            while not self._session.joined:
                 try:
                     await self._hello()
                 except EngineAway as away:
@@ -173,7 +176,7 @@ class FleetQueue(Queue):
                     await asyncio.sleep(backoff(failures, 0.2, _MOST_BACKOFF, random.uniform(0.5, 1.0)))
             if not self.fleet.away:
                 with suppress(EngineAway, StoreError, Untimely):
-                    await self._link.call("bye")
+                    await self._session.call("leave")
             self._refuse_all(ClientClosed(self._closed))
         except Exception as error:
             self._fail(error)
@@ -209,7 +212,7 @@ class FleetQueue(Queue):
             text = f"the fleet's engine is away, nothing is sent: {reason}"
             self._journal.emit(logging.WARNING, "engine_away", text, reason=reason)
         self.fleet = attrs.evolve(self.fleet, away=reason)
-        self._link.greeted = False
+        self._session.joined = False
         self._work.set()
         for gone in [add.gone for add in self._adding] + [gone for _, gone in self._withdrawals]:
             _resolve(gone)  # nobody waits for what may take long; it will be done
@@ -217,7 +220,7 @@ class FleetQueue(Queue):
     async def _exchange(self) -> None:
         """Do what is to do, the most urgent first."""
         self._work.clear()
-        if not self._link.greeted:
+        if not self._session.joined:
             await self._hello()
             if self.fleet.away:
                 text = f"the fleet's engine answers again, after: {self.fleet.away}"
@@ -228,12 +231,12 @@ class FleetQueue(Queue):
             await self._admit_pending()
         while self._withdrawals:
             ids, gone = self._withdrawals[0]
-            await self._link.call("withdraw", {"ids": ids})
+            await self._session.call("withdraw", {"ids": ids})
             self._withdrawals.popleft()
             _resolve(gone)
         if self._look is not None:
             await self._look_now(*self._look)
-        if not self._link.greeted or self._answers or self._withdrawals or self._has_pending():
+        if not self._session.joined or self._answers or self._withdrawals or self._has_pending():
             self._work.set()
 
     def _has_pending(self) -> bool:
@@ -244,10 +247,11 @@ class FleetQueue(Queue):
         now = self._loop.time()
         answered = [(name, at + self._period - now) for name, at in self._permits]
         out = [(name, self._period + self._lease) for name in self._claims]
-        await self._link.hello([permit for permit in (*answered, *out) if permit[1] > 0])
+        ended = [(claim.name, claim.answered_at + self._period - now) for claim in self._answers if not claim.unsent]
+        await self._session.join([permit for permit in (*answered, *out, *ended) if permit[1] > 0], self._rate)
         await self._recover()
-        self._link.forgotten = False
-        self._link.greeted = True
+        self._session.lost_state = False
+        self._session.joined = True
 
     async def _recover(self) -> None:
         """
@@ -260,18 +264,18 @@ class FleetQueue(Queue):
         numbers = list(self._own)
         for start in range(0, len(numbers), _AT_ONCE):
             page = [str(number) for number in numbers[start : start + _AT_ONCE]]
-            missing = [int(text) for text in (await self._link.call("missing", {"ids": page}))["ids"]]
+            missing = [int(text) for text in (await self._session.call("missing", {"ids": page}))["ids"]]
             if missing:
                 await self._read_on()
             lost = {number: self._own[number] for number in missing if number in self._own}
-            if lost and self._link.forgotten:  # with the same ids, so that an answer that is still to come finds them
+            if lost and self._session.lost_state:  # with the same ids, so that an answer that is still to come finds them
                 signals = [encoded(entry.signal) for entry in lost.values()]
-                await self._link.call("restore", {"ids": [str(number) for number in lost]}, signals)
+                await self._session.call("restore", {"ids": [str(number) for number in lost]}, signals)
             elif lost:
                 self._end_own(lost, lambda _: Abandoned("settled while this replica was away", may_have_arrived=True))
 
     async def _read_on(self) -> None:
-        while notices := (await self._link.call("read", {"after": self._link.read_until}))["notices"]:
+        while notices := (await self._session.call("read"))["notices"]:
             await self._settle(notices)
 
     # -- the books, which are this replica's own
@@ -307,7 +311,7 @@ class FleetQueue(Queue):
         """Settle those of ours that the fleet tells of."""
         count = 0
         for place, kind, detail, ids in notices or ():
-            self._link.read_until = place
+            self._session.read_until = place
             ended = {}
             for text in ids.split(","):
                 entry = self._own.get(number := int(text.rstrip("!")))
@@ -433,19 +437,26 @@ class FleetQueue(Queue):
             "units": [len(add.signals) for add in adding],
             "when_full": self._when_full,
             "capacity": self._capacity,
-            "after": self._link.read_until,
-        }
+                    }
         signals = [encoded(signal) for add in adding for signal in add.signals]
-        told = await self._link.call("admit", given, signals)
+        told = await self._session.call("admit", given, signals)
         self._adding = []
         number = int(told.get("first") or 0)
         for add, count in zip(adding, told["counts"], strict=True):
             self._enter(add, range(number, number + count))
             number += count
-        if told["news"]:
+        if self._is_news(told["before"], told["after"]):
             self.wake()
         await self._settle(told["notices"])  # whom the newcomers shed or superseded, before they go on
         self._promise_room()
+
+    def _is_news(self, before: Sequence[int], after: Sequence[int]) -> bool:
+        """Tell whether the plan changes: with the first of a level, and with each that may fill a payload."""
+        counts = [*zip(before, after, strict=True), (sum(before), sum(after))]
+        return any(
+            old < new and old < self._decider.payload and (old == 0 or old // MAX_EVENTS < new // MAX_EVENTS)
+            for old, new in counts
+        )
 
     def _choose(self) -> list[_Add]:
         """Take from the buffer what the next call admits, the highest level first."""
@@ -529,12 +540,12 @@ class FleetQueue(Queue):
         if not self._news:
             await super().changed(until)
 
-    async def look(self, terms: Terms) -> Look:
+    async def look(self, terms: Terms) -> Found:
         """Look at the shared queue, and claim what should be sent now and by this replica."""
         if self._has_ended():
             raise StoreError(f"the fleet of {self._engine.name} has failed")
         self._news = False
-        found: asyncio.Future[Look] = self._loop.create_future()
+        found: asyncio.Future[Found] = self._loop.create_future()
         self._look = (terms, found)
         self._work.set()
         try:
@@ -545,67 +556,83 @@ class FleetQueue(Queue):
                 self.give_back(claim)
             raise
 
-    async def _look_now(self, terms: Terms, found: "asyncio.Future[Look]") -> None:
-        self._claimed += 1
-        name = f"{self._link.name}:{self._claimed}"
+    async def _look_now(self, terms: Terms, found: "asyncio.Future[Found]") -> None:
+        result = await self._decide(terms)
+        self._look = None
+        if not found.done():
+            found.set_result(result)
+        elif result.claim is not None:  # nobody looks any more
+            self.give_back(result.claim)
+
+    async def _decide(self, terms: Terms) -> Found:
+        while True:
+            near = self._view is None or self._decider.earliest(self._view, self._now(), terms) <= self._now() + NEAR
+            look = await self._look_at(self._decider.payload if near and terms.sending else 0)
+            if self._withdrawals:
+                return Found(None, 0.0, math.inf)
+            now = self._now()
+            if not terms.sending:
+                return Found(None, look.again_at - now, math.inf)
+            if not near:
+                at = self._decider.earliest(look.view, now, terms)
+                if at <= now + NEAR:
+                    continue
+                return Found(None, min(at + look.turn, look.again_at) - now, at - now)
+            plan = await self._decider.decide(look, terms, now, flushing=self.flushing)
+            if isinstance(plan, float):
+                return Found(None, min(plan + look.turn if plan > now else plan, look.again_at) - now, plan - now)
+            claim = await self._commit(plan)
+            if claim is not None:
+                return Found(claim, 0.0, 0.0)
+
+    def _now(self) -> float:
+        return self._loop.time() + 1e-6
+
+    async def _look_at(self, heads: int) -> Look:
         known, sent_at = list(self._claims.values()), self._loop.time()
         names = [claim.name for claim in (*known, *self._answers)]
-        told = await self._link.call("take", self._rules | self._under(terms, name, names))
-        self._look = None
-        renewed = set(told["renewed"])
+        told = await self._session.call("look", {"known": names, "heads": heads})
+        renewed = set(told["renewed"] or ())
         for claim in known:
             if claim.name in self._claims:
                 claim.renew(sent_at + self._lease if claim.name in renewed else self._loop.time())
-        self.fleet = FleetStatistics.of(told["fleet"])
+        self._view = View.of(told["view"], self._engine.anchor)
+        look = Look.of(told, self._view, self._session.name)
+        adopt(self._limiter, self._view)
+        self.fleet = FleetStatistics.of(told["fleet"], free_of(self._limiter, self._loop.time()))
         self._full = self._full and told["fleet"]["unsettled"] >= self._capacity
         await self._settle(told["notices"])
-        taken = self._claim(name, told["batch"], sent_at + self._lease) if "batch" in told else None
-        if taken is not None and not taken.entries:
-            self.give_back(taken)
-            taken = None
-            self.wake()
-        if not found.done():
-            found.set_result(Look(taken, told["again_after"] / 1000, told.get("next_after", math.inf) / 1000))
-        elif taken is not None:  # nobody looks any more
-            self.give_back(taken)
+        return look
 
-    def _under(self, terms: Terms, name: str, known: list[str]) -> dict[str, object]:
-        return {
-            "claim": name,
-            "known": known,
-            "after": self._link.read_until,
-            "sending": terms.sending,
-            "express": terms.express,
-            "high_after": milliseconds(terms.high_after),
-            "others_after": milliseconds(terms.others_after),
-            "draining": terms.draining,
-            "flushing": self.flushing or terms.draining,
-        }
-
-    def _claim(self, name: str, told: Mapping[str, Any], give_up_at: float) -> Claim:
-        claim = Claim(self._subjects, name, give_up_at)
-        claim.is_probe = told["probe"]
-        withdrawn = {text for ids, _ in self._withdrawals for text in ids}  # cancelled while this was asked for
-        dropped = []
-        for text, attempts, arrived, signal in told["ids"]:
-            number = int(text)
-            entry = None if text in withdrawn else self._own.get(number) or self._foreign(number, signal)
-            if entry is None:
-                dropped.append(text)
-                continue
-            if not claim.add(entry):  # the script and the batcher disagree
-                claim.back.append({"ids": [text], "after": 0})
-                continue
-            entry.attempts, entry.may_have_arrived = attempts, arrived
+    async def _commit(self, plan: Plan) -> Claim | None:
+        self._claimed += 1
+        name, sent_at = f"{self._session.name}:{self._claimed}", self._loop.time()
+        told = await self._session.call("commit", {"claim": name, **plan.given})
+        if "refused" in told:
+            return None
+        claim = Claim(self._subjects, name, sent_at + self._lease)
+        claim.is_probe = plan.batch.is_probe
+        for entry in plan.batch.entries:
+            assert entry.row is not None
+            claim.add(entry)
+            entry.attempts += 1
             self._tell(entry)
             self._claim_of[entry] = claim
-            if number in self._own:
-                self._flying.add(number)
+            if entry.row in self._own:
+                self._flying.add(entry.row)
         self.in_flight = len(self._flying)
-        if dropped:
-            claim.landed.append({"outcome": "Dropped", "detail": "", "ids": dropped})
         self._claims[name] = claim
         return claim
+
+    def _entry_of(self, row: Row, view: View) -> Entry:
+        number, place, admitted, expires, attempts, arrived, text = row
+        entry = self._own.get(int(number)) or self._foreign(int(number), text)
+        assert entry is not None
+        entry.place = int(place)
+        entry.admitted_at = view.anchor.at(int(admitted))
+        entry.deadline = None if expires == "-" else view.anchor.at(int(expires))
+        entry.attempts, entry.may_have_arrived = attempts, bool(arrived)
+        return entry
 
     def _foreign(self, number: int, text: str) -> Entry | None:
         """Make an entry for another replica's signal; nobody here awaits it."""
@@ -643,7 +670,7 @@ class FleetQueue(Queue):
             self._claim_of[group[0]].suspects.append(self._returning(group, ready_at))
 
     def _returning(self, entries: Sequence[Entry], ready_at: float) -> dict[str, object]:
-        after = milliseconds(max(0.0, ready_at - self._loop.time()))
+        after = microseconds(max(0.0, ready_at - self._loop.time()))
         return {"ids": [str(entry.row) for entry in entries], "after": after}
 
     def answered(self, batch: Batch) -> None:
@@ -659,14 +686,32 @@ class FleetQueue(Queue):
     async def _send_answers(self) -> None:
         while self._answers:
             claim = self._answers[0]
-            told = await self._link.call("answer", claim.answer() | {"after": self._link.read_until})
+            told = await self._session.call("answer", claim.answer())
             if not claim.unsent:
                 self._permits.append((claim.name, claim.answered_at))
             while self._permits and self._permits[0][1] + self._period < self._loop.time():
                 self._permits.popleft()
             self._land_again([entry.row for entry in claim.entries if entry.row is not None])
             await self._settle(told["notices"])
+            await self._learn(claim, told)
             self._answers.popleft()
+
+    async def _learn(self, claim: Claim, told: Mapping[str, Any]) -> None:
+        """Teach the fleet what an answer said of the budget, if that changes anything."""
+        if claim.unsent or not (claim.budgets or claim.refused):
+            return
+        while True:
+            view = View.of(told["view"], self._engine.anchor)
+            adopt(self._limiter, view)
+            probed_last, passed_over = turns_of_suspects(view)
+            before = tell(self._limiter, view, probed_last=probed_last, passed_over=passed_over)
+            self._limiter.learn(claim.budgets, claim.answered_at, refused=claim.refused)
+            window = tell(self._limiter, view, probed_last=probed_last, passed_over=passed_over)
+            if window == before:
+                return
+            told = await self._session.call("learn", {"version": view.version, "window": window})
+            if told["learned"]:
+                return
 
     # -- the end
 

@@ -12,7 +12,7 @@ import os
 from ...batcher import Batch
 from ...okta.wire import Budget, Unavailable, Verdict
 from ...sender import Challenged, Sender, Trouble
-from .claims import Claim, Look, Terms
+from .claims import Claim, Found, Terms
 from .fleet import FleetQueue
 
 
@@ -38,15 +38,15 @@ class Replica(Sender):
 
     def _terms(self, now: float) -> Terms:
         if not self._credentials.usable(now):
-            return Terms(sending=False, draining=self._draining)
+            return Terms(False, self._draining)
         if self.trouble is None:
             return Terms(draining=self._draining)
-        wait = max(0.0, self.trouble.until - now)
+        until = self.trouble.until
         if self.trouble.denied:
-            return Terms(self.counts.requests_in_flight == 0, False, wait, wait, self._draining)
-        return Terms(True, False, wait if self._draining else 0.0, wait, self._draining)
+            return Terms(self.counts.requests_in_flight == 0, self._draining, until, until, False)
+        return Terms(True, self._draining, until if self._draining else -math.inf, until, False)
 
-    def _has_drained(self, look: Look) -> bool:
+    def _has_drained(self, look: Found) -> bool:
         """Whether nothing of this replica's own is left that could be sent in time, by whomever."""
         if self._drain_by is None or self.counts.requests_in_flight:
             return False

@@ -1,0 +1,32 @@
+-- Say that the replica lives, learn what was settled, and see what a decision needs. Relies on rows.lua. A claim that
+-- its replica does not know was never sent: the answer to the commit was lost. Who is silent for a lease has stopped.
+local known, renewed, earliest = {}, {}, NOW + a.lease
+for _, name in ipairs(a.known) do known[name] = true end
+for name, each in pairs(claims()) do
+  if each.replica == a.replica and known[name] then
+    claim(name, each.probe, a.replica, each.ids)
+    renewed[#renewed + 1] = name
+  elseif each.replica == a.replica then
+    unclaim(name, each, -1, 0)
+    call('ZREM', PERMITS, name)
+  elseif each.ends <= NOW then
+    unclaim(name, each, 0, 1)
+  else
+    earliest = math.min(earliest, each.ends)
+  end
+end
+release()
+local more, first, heads, left = expire(), first_suspects(), {}, a.heads
+for level, lane in ipairs(LANES) do
+  if a.heads > 0 then heads[level] = rows(call('ZRANGE', lane, 0, math.max(1, left) - 1)) else heads[level] = {} end
+  left = left - #heads[level]
+end
+for _, key in ipairs({HELD, EXPIRING}) do
+  local soonest = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+  if soonest then earliest = math.min(earliest, tonumber(soonest)) end
+end
+return reply({
+  renewed = renewed, notices = notices(), view = view(), heads = heads, suspects = first,
+  probed = a.heads > 0 and rows(split(string.sub(first, 3))) or {},
+  again_at = text(more and NOW or math.max(NOW, earliest)), fleet = fleet(),
+})

@@ -568,7 +568,7 @@ class FleetQueue(Queue):
         while True:
             near = self._view is None or self._decider.earliest(self._view, self._now(), terms) <= self._now() + NEAR
             look = await self._look_at(self._decider.payload if near and terms.sending else 0)
-            if self._withdrawals:
+            if self._withdrawals or not self._session.joined:  # what a decision is made of, will change first
                 return Found(None, 0.0, math.inf)
             now = self._now()
             if not terms.sending:
@@ -591,7 +591,8 @@ class FleetQueue(Queue):
     async def _look_at(self, heads: int) -> Look:
         known, sent_at = list(self._claims.values()), self._loop.time()
         names = [claim.name for claim in (*known, *self._answers)]
-        told = await self._session.call("look", {"known": names, "heads": heads})
+        spent = [name for name, _ in self._permits]
+        told = await self._session.call("look", {"known": names, "spent": spent, "heads": heads})
         renewed = set(told["renewed"] or ())
         for claim in known:
             if claim.name in self._claims:

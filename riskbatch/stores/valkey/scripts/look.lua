@@ -1,14 +1,16 @@
 -- Say that the replica lives, learn what was settled, and see what a decision needs. Relies on rows.lua. A claim that
 -- its replica does not know was never sent: the answer to the commit was lost. Who is silent for a lease has stopped.
-local known, renewed, earliest = {}, {}, NOW + a.lease
+-- But an engine that lost its last seconds may show claims of before: `spent` names those that were sent and answered.
+local known, spent, renewed, earliest = {}, {}, {}, NOW + a.lease
 for _, name in ipairs(a.known) do known[name] = true end
+for _, name in ipairs(a.spent) do spent[name] = true end
 for name, each in pairs(claims()) do
   if each.replica == a.replica and known[name] then
     claim(name, each.probe, a.replica, each.ids)
     renewed[#renewed + 1] = name
   elseif each.replica == a.replica then
-    unclaim(name, each, -1, 0)
-    call('ZREM', PERMITS, name)
+    unclaim(name, each, spent[name] and 0 or -1, spent[name] and 1 or 0)
+    if not spent[name] then call('ZREM', PERMITS, name) end
   elseif each.ends <= NOW then
     unclaim(name, each, 0, 1)
   else

@@ -1,6 +1,6 @@
 """Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
 
-from .client import Client, Statistics
+from .client import Client
 from .errors import (
     AuthError,
     ClientClosed,
@@ -16,6 +16,7 @@ from .limiter import Limiter, RateLimit
 from .okta.auth import ApiToken, ServiceApp
 from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from .signals import RiskLevel, RiskSignal, parse_signals
+from .statistics import Statistics
 from .stores import SqliteStore, Store
 from .stores.valkey.engine import ValkeyStore
 from .stores.valkey.statistics import FleetStatistics

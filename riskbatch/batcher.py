@@ -7,12 +7,12 @@ have the same timestamp and expiry, because Okta keeps those per event.
 
 from collections.abc import Iterable, Sequence
 
-from .lanes import Entry
 from .okta.wire import MAX_EVENTS
+from .receipts import Receipt
 from .signals import RiskSignal, format_time
 
 
-class Seats:
+class EventSlots:
     """
     Which signals fit in one payload, and in which of its events.
 
@@ -25,8 +25,8 @@ class Seats:
         self._subjects_per_event = subjects_per_event
         self._open: dict[tuple[str, str | None], int] = {}
 
-    def take(self, signal: RiskSignal) -> int | None:
-        """Return the index of the event in which *signal* rides; `None` if it does not fit."""
+    def place(self, signal: RiskSignal) -> int | None:
+        """Take a slot and return the index of its event; `None` if *signal* does not fit."""
         if self._subjects_per_event > 1:
             # Compared as they are written: Okta sees milliseconds.
             key = (format_time(signal.timestamp), format_time(signal.expires_at) if signal.expires_at else None)
@@ -34,76 +34,76 @@ class Seats:
             if event is not None and self.events[event] < self._subjects_per_event:
                 self.events[event] += 1
                 return event
-        if self.are_taken():
+        if self.is_full():
             return None
         self.events.append(1)
         if self._subjects_per_event > 1:
             self._open[key] = len(self.events) - 1
         return len(self.events) - 1
 
-    def are_taken(self) -> bool:
+    def is_full(self) -> bool:
         """Tell whether a signal with a timestamp of its own would find no room."""
         return len(self.events) == MAX_EVENTS
 
 
 class Batch:
     """
-    The entries that will ride in one request, grouped into events as they are added.
+    The signals that share one request, grouped into events as they are added.
 
     Attributes:
-        entries: In the order in which they were added, the highest rank first.
-        is_probe: They are the suspects of a refused batch.
-        seats: Those that are taken.
+        receipts: In the order in which they were added, the highest rank first.
+        is_probe: They are suspects of a refused batch.
+        slots: Those that are taken.
     """
 
     def __init__(self, subjects_per_event: int = 1) -> None:
         self.is_probe = False
-        self.entries: list[Entry] = []
-        self._events: list[list[Entry]] = []
-        self.seats = Seats(subjects_per_event)
+        self.receipts: list[Receipt] = []
+        self._events: list[list[Receipt]] = []
+        self.slots = EventSlots(subjects_per_event)
 
-    def add(self, entry: Entry) -> bool:
-        """Add *entry* if its signal fits, and tell whether it did."""
-        event = self.seats.take(entry.signal)
+    def add(self, receipt: Receipt) -> bool:
+        """Add *receipt* if its signal fits, and tell whether it did."""
+        event = self.slots.place(receipt.signal)
         if event is None:
             return False
         if event == len(self._events):
             self._events.append([])
-        self._events[event].append(entry)
-        self.entries.append(entry)
+        self._events[event].append(receipt)
+        self.receipts.append(receipt)
         return True
 
     @property
     def events(self) -> list[list[RiskSignal]]:
         """The signals, one list per event."""
-        return [[entry.signal for entry in event] for event in self._events]
+        return [[receipt.signal for receipt in event] for event in self._events]
 
-    def named(self, indices: Iterable[tuple[int, int | None]]) -> list[Entry]:
+    def named(self, indices: Iterable[tuple[int, int | None]]) -> list[Receipt]:
         """
-        Return the entries at `(event, subject)` *indices*; no subject means all of the event's.
+        Return the receipts at `(event, subject)` *indices*; no subject means all of the event's.
 
         Indices that are not in the batch are passed over, since a server may say anything.
         """
-        found: dict[Entry, None] = {}  # in the order of naming, each once
+        found: dict[Receipt, None] = {}  # in the order of naming, each once
         for event, subject in indices:
-            entries = self._events[event] if 0 <= event < len(self._events) else []
+            receipts = self._events[event] if 0 <= event < len(self._events) else []
             if subject is None:
-                found.update(dict.fromkeys(entries))
-            elif 0 <= subject < len(entries):
-                found[entries[subject]] = None
+                found.update(dict.fromkeys(receipts))
+            elif 0 <= subject < len(receipts):
+                found[receipts[subject]] = None
         return list(found)
 
 
-def split(entries: Sequence[Entry]) -> list[list[Entry]]:
+def split(receipts: Sequence[Receipt]) -> list[list[Receipt]]:
     """
     Split a refused batch of at least two: where the level changes, else in two halves.
 
-    A piece has one level, so that probing it never carries a LOW while somebody's HIGH waits.
+    A piece has one level, so that a probe never carries a LOW while a HIGH waits.
     """
-    pieces: dict[object, list[Entry]] = {}
-    for entry in entries:
-        pieces.setdefault(entry.signal.risk_level, []).append(entry)
+    pieces: dict[object, list[Receipt]] = {}
+    for receipt in receipts:
+        pieces.setdefault(receipt.signal.risk_level, []).append(receipt)
     if len(pieces) > 1:
         return list(pieces.values())
-    middle = len(entries) // 2
-    return [list(entries[:middle]), list(entries[middle:])]
+    middle = len(receipts) // 2
+    return [list(receipts[:middle]), list(receipts[middle:])]

@@ -32,12 +32,13 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from .client import Client, Statistics
+from .client import Client
 from .errors import RiskbatchError
 from .okta.transport import Transport, Unanswered
 from .okta.wire import Request, Response
 from .receipts import Accepted, Receipt
 from .signals import RiskLevel
+from .statistics import Statistics
 
 _Attributes: TypeAlias = Mapping[str, str | int]
 _Values: TypeAlias = Iterable[tuple[float, _Attributes]]

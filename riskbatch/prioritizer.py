@@ -1,33 +1,31 @@
 """
-Which signal is next: three FIFO lanes, HIGH first, and whom expiry, coalescing and a full queue remove.
+Which signal is next: three FIFO lanes, HIGH first; and which signals expiry, coalescing and a full queue remove.
 
-Pure: no clock, no await; instants are arguments, in seconds on one monotonic clock. Nothing here settles an entry:
-who must be settled is returned. Every step costs the same with a million signals waiting.
+Pure: no clock, no await; instants are arguments, in seconds on one monotonic clock. Nothing here settles a receipt:
+what must be settled is returned. Every step is O(1) or O(log n) in what waits.
 
-A waiting signal is in one of two places: ready, in the lane of its level; or aside, as it is held back until a retry is
-due, is suspected after Okta refused the batch that carried it and did not say why, or was found to have expired.
+A waiting signal is in one of two places: ready, in the lane of its level; or aside, because it is held back until a
+retry is due, is suspected after a batch that carried it was refused, or was found to have expired.
 """
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, count
+from datetime import datetime
+from itertools import chain, count, islice, takewhile
 
 from attrs import frozen
 
-from .batcher import Batch, Seats
-from .lanes import Entry, Lane
+from .batcher import Batch, EventSlots
 from .okta.wire import MAX_EVENTS
+from .receipts import Receipt
 from .signals import RiskLevel
 
-_PATIENCE = 15  # batches that may pass suspects over: half a window's
+_PROBE_EVERY = 16  # batches, while suspects wait: half of a window's 30 requests
 _HIGH = RiskLevel.HIGH
-_LEVELS = tuple(RiskLevel)  # by rank
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
 _LOWEST_FIRST = tuple(reversed(RiskLevel))
-_IP_SHARDS = 256  # growing one hash table to a million entries would stop the event loop for some 30 ms
-_BUCKETS = 16  # tables a second of expiry, for the same reason
 
 
 @frozen
@@ -62,152 +60,172 @@ class Prioritizer:
 
     Args:
         subjects_per_event: How many signals may share an event; see batcher.py.
-        coalesce: Whether a newer signal for an address takes the place of the waiting one.
+        coalesce: Whether a newer signal for an address supersedes the waiting one.
+
+    Attributes:
+        lanes: The ready signals of each level by place, the first to be sent first.
     """
 
     def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
-        self.lanes = {level: Lane(level) for level in RiskLevel}
+        self.lanes: dict[RiskLevel, OrderedDict[int, Receipt]] = {level: OrderedDict() for level in RiskLevel}
         self.subjects_per_event = subjects_per_event
-        self._aside: dict[int, Entry] = {}  # by place, which is unique among all that waits
-        self._held: list[tuple[float, int, Entry]] = []  # heap; an entry that is aside no more is dropped when due
-        self._suspects: dict[RiskLevel, deque[list[Entry]]] = {level: deque() for level in RiskLevel}
-        self._held_suspects: list[tuple[float, int, list[Entry]]] = []
+        self._aside: dict[int, Receipt] = {}  # by place, which is unique among all that waits
+        self._held: list[tuple[float, int, list[Receipt], bool]] = []  # heap of (ready at, tie, group, are suspects)
+        self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
         self._probed_last = False
         self._passed_over = 0  # batches taken since the last probe, while suspects waited
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
-        self._overdue: list[Entry] = []
-        self._expiring: dict[int, dict[int, None]] = {}  # spots by the second of the deadline, _BUCKETS tables each
-        self._expired_until = 0  # the second before which no bucket is left
-        self._by_ip: list[dict[str, int]] | None = [{} for _ in range(_IP_SHARDS)] if coalesce else None  # spots
+        self._deadlines: list[tuple[float, int, Receipt]] = []  # heap; what waits no more is dropped when it comes up
+        self._expired: list[Receipt] = []  # found by `take`, and aside until `overdue` removes them
+        self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
         self._tie = count()
 
     @property
     def size(self) -> int:
         """How many signals wait."""
-        return len(self._aside) + sum(lane.size for lane in self.lanes.values())
+        return len(self._aside) + sum(map(len, self.lanes.values()))
+
+    def count(self) -> dict[RiskLevel, int]:
+        """Count all that waits, by level."""
+        counts = {level: len(lane) for level, lane in self.lanes.items()}
+        for receipt in self._aside.values():
+            counts[receipt.signal.risk_level] += 1
+        return counts
 
     # -- coming in
 
-    def admit(self, entry: Entry) -> Entry | None:
-        """Add a new *entry*; return the one that it supersedes, for the caller to settle."""
-        superseded = None if self._by_ip is None else self._coalesce(self._by_ip, entry)
-        lane = self.lanes[entry.signal.risk_level]
-        if entry.place == entry.number:
-            lane.append(entry)
+    def admit(self, receipt: Receipt) -> Receipt | None:
+        """Add a new *receipt*; return the one that it supersedes, for the caller to settle."""
+        if receipt.signal.risk_level is _HIGH:
+            self._high_before, self._high_last = self._high_last, receipt.admitted_at
+        lane = self.lanes[receipt.signal.risk_level]
+        old = None if self._by_ip is None else self._succeed(self._by_ip, receipt)
+        if old is None or lane.get(receipt.place) is old:
+            lane[receipt.place] = receipt  # at the end, or in the place of the old one
         else:
-            lane.merge(entry)
-        if entry.signal.risk_level is _HIGH:
-            self.note_high(entry.admitted_at)
-        if entry.deadline is not None:
-            self._watch(entry, entry.deadline)
-        return superseded
-
-    def note_high(self, admitted_at: float) -> None:
-        """Note when a HIGH was admitted. `admit` does so, but signals may be put in a lane without it."""
-        self._high_before, self._high_last = self._high_last, admitted_at
-
-    def _coalesce(self, by_ip: list[dict[str, int]], entry: Entry) -> Entry | None:
-        """
-        Remove and return the one that waits for the address of *entry*.
-
-        At the same level its place in line is inherited, or an address that is reported again and again would never be
-        sent; at another level one starts at the back of that lane.
-        """
-        shard = _shard(by_ip, entry.signal.ip)
-        spot = shard.get(entry.signal.ip)
-        old = None if spot is None else self._pull(spot)
-        if old is not None:
-            _inherit(entry, old)
-        shard[entry.signal.ip] = _spot(entry)
+            self._discard(old)
+            self._line_up([receipt])
+        if receipt.deadline is not None:
+            self._watch(receipt, receipt.deadline)
         return old
 
-    def put_back(self, entries: Iterable[Entry], ready_at: float) -> list[Entry]:
+    def put_back(self, receipts: Iterable[Receipt], ready_at: float = -math.inf) -> list[Receipt]:
         """
         Take back what could not be sent: to the front of the lanes, once *ready_at* has come.
 
-        Returns the entries that a newer signal for their address has superseded meanwhile, for the caller to settle.
+        Returns the receipts that a newer signal for their address supersedes, for the caller to settle.
         """
-        superseded: list[Entry] = []
-        for entry in entries:
-            if not self._return(entry, superseded):
-                continue
-            if ready_at == -math.inf:
-                self.lanes[entry.signal.risk_level].merge(entry)
-            else:
-                self._aside[entry.place] = entry
-                heapq.heappush(self._held, (ready_at, next(self._tie), entry))
+        superseded: list[Receipt] = []
+        kept = [receipt for receipt in receipts if self._take_back(receipt, superseded)]
+        if ready_at == -math.inf:
+            self._line_up_aside(kept)
+        elif kept:
+            heapq.heappush(self._held, (ready_at, next(self._tie), kept, False))
         return superseded
 
-    def suspect(self, groups: Iterable[list[Entry]], ready_at: float = -math.inf) -> list[Entry]:
+    def suspect(self, groups: Iterable[list[Receipt]], ready_at: float = -math.inf) -> list[Receipt]:
         """
         Take back *groups* of which each will be probed in a request of its own; returns as `put_back` does.
 
         A group has one level, and came out of one batch, so that it fits in a payload.
         """
-        superseded: list[Entry] = []
+        superseded: list[Receipt] = []
         for group in groups:
-            kept = []
-            for entry in group:
-                if self._return(entry, superseded):
-                    self._aside[entry.place] = entry
-                    kept.append(entry)
-            if kept:
-                heapq.heappush(self._held_suspects, (ready_at, next(self._tie), kept))
+            if kept := [receipt for receipt in group if self._take_back(receipt, superseded)]:
+                heapq.heappush(self._held, (ready_at, next(self._tie), kept, True))
         return superseded
 
-    def _return(self, entry: Entry, superseded: list[Entry]) -> bool:
-        """
-        List *entry* as waiting again, for the caller to put in its place before the next one returns.
-
-        Adds to *superseded* the older of two signals for its address; if that is *entry*, returns False.
-        """
-        if self._by_ip is not None:
-            shard = _shard(self._by_ip, entry.signal.ip)
-            spot = shard.get(entry.signal.ip)
-            if spot is not None:
-                if self._at(spot).number > entry.number:
-                    superseded.append(entry)
-                    return False
-                older = self._pull(spot)  # it came back first
-                _inherit(entry, older)
-                superseded.append(older)
-            shard[entry.signal.ip] = _spot(entry)
-        if entry.deadline is not None:
-            self._watch(entry, entry.deadline)
+    def _take_back(self, receipt: Receipt, superseded: list[Receipt]) -> bool:
+        """Put *receipt* aside, unless a newer one waits for its address; add the older of the two to *superseded*."""
+        newer = self.waiting_for(receipt.signal.ip)
+        if newer is not None and newer.sequence > receipt.sequence:
+            superseded.append(receipt)
+            return False
+        if self._by_ip is not None and (old := self._succeed(self._by_ip, receipt)) is not None:
+            self._discard(old)  # the older one came back first
+            superseded.append(old)
+        self._aside[receipt.place] = receipt
+        if receipt.deadline is not None:
+            self._watch(receipt, receipt.deadline)
         return True
+
+    def _succeed(self, by_ip: dict[str, Receipt], receipt: Receipt) -> Receipt | None:
+        """
+        Let *receipt* be the one for its address, and return the one that was.
+
+        At the same level its place in line is inherited, or an address that is reported again and again would never be
+        sent; so is the time since which it waits, or it would linger for ever.
+        """
+        old = by_ip.get(receipt.signal.ip)
+        if old is not None and old.signal.risk_level is receipt.signal.risk_level:
+            receipt.place = old.place
+            receipt.admitted_at = old.admitted_at
+        by_ip[receipt.signal.ip] = receipt
+        return old
+
+    def _line_up(self, receipts: list[Receipt]) -> None:
+        """
+        Put *receipts* of one level in its lane, by place.
+
+        What comes back belongs to the front, among what other requests brought back: few.
+        """
+        lane = self.lanes[receipts[0].signal.risk_level]
+        returned = []
+        for receipt in sorted(receipts, key=_place):
+            if not lane or receipt.place > next(reversed(lane)):
+                lane[receipt.place] = receipt
+            else:
+                returned.append(receipt)
+        if returned:
+            last = returned[-1].place
+            front = takewhile(lambda receipt: receipt.place < last, lane.values())
+            for receipt in sorted((*front, *returned), key=_place, reverse=True):
+                lane[receipt.place] = receipt
+                lane.move_to_end(receipt.place, last=False)
+
+    def _watch(self, receipt: Receipt, deadline: float) -> None:
+        """Note the *deadline* of *receipt*; forget those of signals that wait no more once they are most of all."""
+        heapq.heappush(self._deadlines, (deadline, next(self._tie), receipt))
+        if len(self._deadlines) > 2 * self.size + MAX_EVENTS:
+            waiting = chain(self._aside.values(), *(lane.values() for lane in self.lanes.values()))
+            self._deadlines = [(each.deadline, next(self._tie), each) for each in waiting if each.deadline is not None]
+            heapq.heapify(self._deadlines)
 
     # -- going out
 
     def release(self, now: float) -> None:
         """Make ready what was held back until *now*."""
         while self._held and self._held[0][0] <= now:
-            self._line_up(heapq.heappop(self._held)[2])
-        while self._held_suspects and self._held_suspects[0][0] <= now:
-            group = heapq.heappop(self._held_suspects)[2]
-            self._suspects[_level(group)].append(group)
+            _, _, group, are_suspects = heapq.heappop(self._held)
+            if are_suspects:
+                self._suspects[group[0].signal.risk_level].append(group)
+            else:
+                self._line_up_aside(group)
 
-    def _line_up(self, entry: Entry) -> None:
-        if self._is_aside(entry):
-            del self._aside[entry.place]
-            self.lanes[entry.signal.risk_level].merge(entry)
+    def _line_up_aside(self, group: Iterable[Receipt]) -> None:
+        """Move those of *group* that are still aside to their lanes."""
+        by_level: dict[RiskLevel, list[Receipt]] = {}
+        for receipt in group:
+            if self._is_aside(receipt):
+                del self._aside[receipt.place]
+                by_level.setdefault(receipt.signal.risk_level, []).append(receipt)
+        for receipts in by_level.values():
+            self._line_up(receipts)
 
-    def _is_aside(self, entry: Entry) -> bool:
-        return self._aside.get(entry.place) is entry
+    def _is_aside(self, receipt: Receipt) -> bool:
+        return self._aside.get(receipt.place) is receipt
 
     def ready_at(self) -> float:
         """Return when the next held-back signal becomes ready; infinity if none is held."""
-        return min(
-            self._held[0][0] if self._held else math.inf,
-            self._held_suspects[0][0] if self._held_suspects else math.inf,
-        )
+        return self._held[0][0] if self._held else math.inf
 
     def demand(self) -> Demand:
         """Tell what `take` would take. Call `release` and `overdue` first."""
-        high, medium, low = (self.lanes[level] for level in RiskLevel)
+        high, medium, low = self.lanes.values()
         if suspects := self._next_probe():
-            # Without the patience of the reserve, a flood of HIGH would keep the permits from them for ever.
-            return Demand(RiskLevel.HIGH if self._passed_over >= _PATIENCE else _level(suspects), probe=True)
-        level = self._top()
+            # Suspects that were passed over long enough go like a HIGH, or a flood of HIGH would keep all permits.
+            return Demand(_HIGH if self._is_probe_due() else suspects[0].signal.risk_level, probe=True)
+        level = self._highest_ready()
         if level is None:
             return Demand(None)
         full_of_high = self._fills(high)
@@ -217,214 +235,151 @@ class Prioritizer:
             full_of_high=full_of_high,
             high_before=self._high_before,
             high_last=self._high_last,
-            medium_since=medium.since,
-            low_since=low.since,
+            medium_since=oldest(medium),
+            low_since=oldest(low),
         )
 
-    def take(self, now: float) -> Batch:
+    def take(self, now: float, wall: datetime | None = None) -> Batch:
         """
         Remove and return the batch that ranks highest; empty if nothing is ready.
 
-        No ready signal that stays behind outranks one in the batch, unless suspects were passed over for long.
+        No ready signal that stays behind outranks one in the batch, unless suspects were passed over for long. What
+        has expired by *now*, or by the *wall* clock, does not ride; `overdue` returns it.
         """
         batch = Batch(self.subjects_per_event)
-        if suspects := self._next_probe():
-            self._suspects[_level(suspects)].popleft()
-            self._probed_last = True
+        suspects = self._next_probe()
+        self._probed_last = batch.is_probe = bool(suspects)
+        if suspects:
+            self._suspects[suspects[0].signal.risk_level].popleft()
             self._passed_over = 0
-            batch.is_probe = True
             for suspect in suspects:
-                if suspect.has_expired(now):
-                    self._overdue.append(suspect)
+                if suspect.has_expired(now, wall):
+                    self._expired.append(suspect)
                 else:
                     batch.add(suspect)
-                    del self._aside[suspect.place]
-                    self._unlist(suspect)
+                    self._remove(suspect)
             return batch
-        self._probed_last = False
         self._passed_over += bool(self._first_suspects())
         for lane in self.lanes.values():
-            while (entry := lane.first) is not None:
-                if entry.has_expired(now):
-                    self._aside[entry.place] = entry
-                    self._overdue.append(entry)
-                elif batch.add(entry):
-                    self._unlist(entry)
+            while lane:
+                receipt = next(iter(lane.values()))
+                if receipt.has_expired(now, wall):
+                    self._aside[receipt.place] = lane.pop(receipt.place)
+                    self._expired.append(receipt)
+                elif batch.add(receipt):
+                    self._remove(receipt)
                 else:
                     return batch
-                lane.pop(entry.place)
         return batch
 
-    def _top(self) -> RiskLevel | None:
-        return next((level for level, lane in self.lanes.items() if lane.size), None)
+    def _highest_ready(self) -> RiskLevel | None:
+        return next((level for level, lane in self.lanes.items() if lane), None)
 
-    def _next_probe(self) -> list[Entry]:
+    def _is_probe_due(self) -> bool:
+        return self._passed_over >= _PROBE_EVERY - 1
+
+    def _next_probe(self) -> list[Receipt]:
         """
         Return the suspects that `take` would take; none if it would take from the lanes.
 
-        Suspects rank by their level like all others, and take turns with their equals. But they cannot ride along in
-        the spare seats of higher ones, so they are not passed over for ever.
+        Suspects rank by their level like all others, and take turns with their equals. But they cannot fill the free
+        slots of another batch, so they are not passed over for ever.
         """
         suspects = self._first_suspects()
-        level = self._top()
-        if not suspects or level is None or _RANK[_level(suspects)] < _RANK[level] or self._passed_over >= _PATIENCE:
+        ready = self._highest_ready()
+        if not suspects or ready is None or self._is_probe_due():
             return suspects
-        return suspects if _level(suspects) is level and not self._probed_last else []
+        level = suspects[0].signal.risk_level
+        is_next = _RANK[level] < _RANK[ready] or (level is ready and not self._probed_last)
+        return suspects if is_next else []
 
-    def _first_suspects(self) -> list[Entry]:
+    def _first_suspects(self) -> list[Receipt]:
         for groups in self._suspects.values():
             while groups:
-                groups[0] = [entry for entry in groups[0] if self._is_aside(entry)]  # others were settled meanwhile
+                groups[0] = [receipt for receipt in groups[0] if self._is_aside(receipt)]  # the rest is settled
                 if groups[0]:
                     return groups[0]
                 groups.popleft()
         return []
 
-    def _fills(self, *lanes: Lane) -> bool:
+    def _fills(self, *lanes: OrderedDict[int, Receipt]) -> bool:
         if self.subjects_per_event == 1:
-            return sum(lane.size for lane in lanes) >= MAX_EVENTS
-        seats = Seats(self.subjects_per_event)
-        signals = chain.from_iterable(lane.signals() for lane in lanes)
-        return any(seats.take(signal) is None for signal in signals) or seats.are_taken()
+            return sum(map(len, lanes)) >= MAX_EVENTS
+        slots = EventSlots(self.subjects_per_event)
+        waiting = chain.from_iterable(lane.values() for lane in lanes)
+        return any(slots.place(receipt.signal) is None for receipt in waiting) or slots.is_full()
 
     # -- leaving otherwise
 
-    def shed(self, newcomer: RiskLevel) -> Entry | None:
+    def shed(self, newcomer: RiskLevel) -> Receipt | None:
         """
-        Remove and return the one that makes room for a signal of level *newcomer*.
+        Remove and return the signal that makes room for one of level *newcomer*.
 
         It is the oldest of the lowest level; `None` if the newcomer itself is the lowest and must be shed.
         """
         for level in _LOWEST_FIRST:
             if _RANK[level] < _RANK[newcomer]:
                 return None
-            victim = self._oldest(level)
+            # What failed within the longest delay is at most a window's requests, so this is a short search.
+            aside = (receipt for receipt in self._aside.values() if receipt.signal.risk_level is level)
+            first = islice(self.lanes[level].values(), 1)
+            victim = min(chain(first, aside), key=_place, default=None)
             if victim is not None:
-                return self._pull(_spot(victim))
+                self._remove(victim)
+                return victim
         return None
 
-    def _oldest(self, level: RiskLevel) -> Entry | None:
-        first = self.lanes[level].first
-        ready = () if first is None else (first,)
-        # What failed within the longest delay is at most a window's requests, so this is a short search.
-        elsewhere = (entry for entry in self._aside.values() if entry.signal.risk_level is level)
-        return min(chain(ready, elsewhere), key=lambda entry: entry.place, default=None)
-
-    def count(self) -> dict[RiskLevel, int]:
-        """Count all that waits, by level."""
-        counts = {level: lane.size for level, lane in self.lanes.items()}
-        for entry in self._aside.values():
-            counts[entry.signal.risk_level] += 1
-        return counts
-
-    def overdue(self, now: float, most: int) -> list[Entry]:
-        """Remove and return up to *most* whose deadline has passed; call again until none comes."""
-        found: list[Entry] = []
-        while self._overdue and len(found) < most:
-            entry = self._overdue.pop()
-            if self._is_aside(entry):
-                found.append(self._pull(_spot(entry)))
-        while len(found) < most and self._next_expiring(math.floor(now)) < math.floor(now):
-            self._empty_second(self._expired_until, found, most)
-        for lane in self.lanes.values():
-            while len(found) < most and (head := lane.first) is not None and head.has_expired(now):
-                found.append(self._pull(_spot(head)))
+    def overdue(self, now: float, most: int) -> list[Receipt]:
+        """Remove and return up to *most* signals whose deadline has passed; call again until none comes."""
+        found: list[Receipt] = []
+        while len(found) < most and (self._expired or self.overdue_at() <= now):
+            receipt = self._expired.pop() if self._expired else heapq.heappop(self._deadlines)[2]
+            if self._waits(receipt):
+                self._remove(receipt)
+                found.append(receipt)
         return found
 
-    def _next_expiring(self, now: int) -> float:
-        """Return the second to be emptied next, *now* or later if none is; a long time without any is leapt over."""
-        if not self._expiring:
-            return math.inf
-        if now - self._expired_until > len(self._expiring):
-            self._expired_until = min(self._expiring) // _BUCKETS
-        return self._expired_until
+    def overdue_at(self) -> float:
+        """Return when to call `overdue` next; infinity if nothing that waits has a deadline."""
+        while self._deadlines and not self._waits(self._deadlines[0][2]):
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else math.inf
 
-    def _empty_second(self, second: int, found: list[Entry], most: int) -> None:
-        for key in range(second * _BUCKETS, (second + 1) * _BUCKETS):
-            bucket = self._expiring.get(key, {})
-            while bucket and len(found) < most:
-                found.append(self._pull(bucket.popitem()[0]))
-            if bucket:
-                return
-        self._expired_until = second + 1
-
-    def overdue_at(self, now: float) -> float:
-        """Return when to call `overdue` next, at most a second after a deadline; infinity if nothing has one."""
-        return math.floor(now) + 1.0 if self._expiring else math.inf
-
-    def everything(self) -> Iterator[Entry]:
+    def everything(self) -> Iterator[Receipt]:
         """Remove and yield all that waits, the most important first."""
         self.release(math.inf)
-        for groups in self._suspects.values():
-            for entry in chain.from_iterable(groups):
-                self._line_up(entry)
-            groups.clear()
+        self._line_up_aside(list(self._aside.values()))
         for lane in self.lanes.values():
-            while (first := lane.first) is not None:
-                yield self._pull(_spot(first))
-        while self._overdue:
-            entry = self._overdue.pop()
-            if self._is_aside(entry):
-                yield self._pull(_spot(entry))
+            while lane:
+                receipt = next(iter(lane.values()))
+                self._remove(receipt)
+                yield receipt
 
-    def _watch(self, entry: Entry, deadline: float) -> None:
-        second = math.floor(deadline)
-        self._expired_until = min(self._expired_until, second) if self._expiring else second
-        self._expiring.setdefault(_expiry_key(entry, deadline), {})[_spot(entry)] = None
+    def waiting_for(self, ip: str) -> Receipt | None:
+        """Return the signal that waits for *ip*, if signals coalesce and there is one."""
+        return None if self._by_ip is None else self._by_ip.get(ip)
 
-    def waiting_for(self, ip: str) -> Entry:
-        """Return the one that waits for *ip*, or raise `KeyError`; only while coalescing."""
-        assert self._by_ip is not None  # noqa: S101 - nothing is superseded otherwise
-        return self._at(_shard(self._by_ip, ip)[ip])
+    def _waits(self, receipt: Receipt) -> bool:
+        return self._is_aside(receipt) or self.lanes[receipt.signal.risk_level].get(receipt.place) is receipt
 
-    # -- where one waits
-
-    def _at(self, spot: int) -> Entry:
-        place, rank = divmod(spot, len(_LEVELS))
-        return self._aside.get(place) or self.lanes[_LEVELS[rank]].get(place) or _nobody(spot)
-
-    def _pull(self, spot: int) -> Entry:
-        """Remove and return the one at *spot*, wherever that is; a heap drops it when it comes up."""
-        place, rank = divmod(spot, len(_LEVELS))
-        entry = self._aside.pop(place, None) or self.lanes[_LEVELS[rank]].pop(place) or _nobody(spot)
-        self._unlist(entry)
-        return entry
-
-    def _unlist(self, entry: Entry) -> None:
-        """Strike *entry* from the lists of those that expire, and of addresses."""
-        if entry.deadline is not None:
-            bucket = self._expiring[key := _expiry_key(entry, entry.deadline)]
-            bucket.pop(_spot(entry), None)
-            if not bucket:
-                del self._expiring[key]
+    def _remove(self, receipt: Receipt) -> None:
+        """Remove *receipt*, wherever it waits."""
+        self._discard(receipt)
         if self._by_ip is not None:
-            del _shard(self._by_ip, entry.signal.ip)[entry.signal.ip]
+            del self._by_ip[receipt.signal.ip]
+
+    def _discard(self, receipt: Receipt) -> None:
+        """Remove *receipt* from lane or aside; heaps and groups drop it when it comes up there."""
+        if self._is_aside(receipt):
+            del self._aside[receipt.place]
+        else:
+            del self.lanes[receipt.signal.risk_level][receipt.place]
 
 
-def _spot(entry: Entry) -> int:
-    """Return lane and place of *entry* as one number: the garbage collector does not walk tables of numbers."""
-    return entry.place * len(_LEVELS) + _RANK[entry.signal.risk_level]
+def oldest(lane: OrderedDict[int, Receipt]) -> float:
+    """Return when the first signal of *lane* was admitted; infinity if none stands there."""
+    return next(iter(lane.values())).admitted_at if lane else math.inf
 
 
-def _nobody(spot: int) -> Entry:
-    raise RuntimeError(f"nobody waits at {spot}")
-
-
-def _level(group: list[Entry]) -> RiskLevel:
-    return group[0].signal.risk_level
-
-
-def _shard(by_ip: list[dict[str, int]], ip: str) -> dict[str, int]:
-    return by_ip[hash(ip) % _IP_SHARDS]
-
-
-def _inherit(entry: Entry, old: Entry) -> None:
-    """Let *entry* take over the place of *old* and how long it has waited, if they have the same level."""
-    if old.signal.risk_level is entry.signal.risk_level:
-        entry.place = old.place
-        entry.admitted_at = old.admitted_at  # or a LOW that is reported every second would linger for ever
-
-
-def _expiry_key(entry: Entry, deadline: float) -> int:
-    # Those that came together share a table and end together, or the last of a million would free all memory at once.
-    return math.floor(deadline) * _BUCKETS + (entry.number >> 16) % _BUCKETS
+def _place(receipt: Receipt) -> int:
+    return receipt.place

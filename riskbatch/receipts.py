@@ -6,17 +6,16 @@ not raise for what the server, the clock or the queue decided.
 """
 
 import asyncio
-import math
-from array import array
 from collections.abc import Generator
 from contextlib import suppress
+from datetime import datetime
 from typing import TypeAlias
 
 from attrs import frozen
 
-from .errors import RiskbatchError, WrongLoop
+from .errors import RiskbatchError
 from .signals import RiskSignal
-from .threads import Answer
+from .threads import LoopFuture, check_loop
 
 
 @frozen
@@ -84,124 +83,91 @@ class Abandoned:
 Outcome: TypeAlias = Accepted | Rejected | Expired | Shed | Superseded | Abandoned
 
 
-def check_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """
-    Refuse a caller that does not run on *loop*: nothing would ever wake it.
-
-    Raises:
-        WrongLoop: It runs on another event loop, in another thread without one, or in a forked process.
-    """
-    try:
-        if asyncio.get_running_loop() is loop:
-            return
-    except RuntimeError:
-        pass
-    raise WrongLoop("a client and its receipts belong to the event loop, and the process, that opened the client")
-
-
-PAD = 512  # receipts on a pad, which takes some 10 KB once one of them is told anything
-_NOTHING: tuple[float, int, Outcome | None] = (math.nan, 0, None)
-
-
-class Pad:
-    """
-    What has become of `PAD` receipts with consecutive numbers. It lives as long as one of them does.
-
-    Attributes:
-        loop: Of the client.
-    """
-
-    __slots__ = ("__weakref__", "_columns", "_waiters", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._columns: tuple[array[float], array[int], list[Outcome | None]] | None = None  # see `tell`
-        self._waiters: dict[int, list[asyncio.Future[None] | Answer[None]]] = {}
-
-    def known(self, number: int) -> tuple[float, int, Outcome | None]:
-        """Return what was told last of the signal with this *number*."""
-        if self._columns is None:
-            return _NOTHING
-        times, tries, outcomes = self._columns
-        index = number % PAD
-        return times[index], tries[index], outcomes[index]
-
-    def tell(self, number: int, admitted_at: float, attempts: int, outcome: Outcome | None) -> None:
-        """Note what has become of the signal with this *number*, and wake all who wait if it has ended."""
-        if self._columns is None:  # most pads are gone before
-            self._columns = array("d", [math.nan]) * PAD, array("I", [0]) * PAD, [None] * PAD
-        times, tries, outcomes = self._columns
-        index = number % PAD
-        times[index], tries[index], outcomes[index] = admitted_at, attempts, outcome
-        if outcome is not None:
-            for waiter in self._waiters.pop(number, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def join(self, number: int, waiter: "asyncio.Future[None] | Answer[None]") -> None:
-        """Let *waiter* have its result when that signal has ended."""
-        if self.known(number)[2] is not None:
-            waiter.set_result(None)
-        else:
-            self._waiters.setdefault(number, []).append(waiter)
-
-    def leave(self, number: int, waiter: "asyncio.Future[None] | Answer[None]") -> None:
-        """Forget *waiter*, who waits no more."""
-        waiters = self._waiters.get(number, [])
-        if waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[number]
-
-
 class Receipt:
     """
     The promise that one signal will be settled; `await receipt` returns the outcome.
 
-    May be awaited by any number of tasks, at any time, or by none. Cancelling a wait recalls nothing. `on_settled` gets
-    another object than `enqueue` returned, which is equal to it and has an equal signal.
+    It is the one object of a signal on its way: what `enqueue` returns is what waits, rides in a batch, is settled, and
+    is given to `on_settled`. It may be awaited by any number of tasks, at any time, or by none. Cancelling a wait
+    recalls nothing. Instants are on the loop clock, in seconds.
 
     Attributes:
         signal: The signal it stands for.
+        outcome: How the signal ended, `None` until then.
+        attempts: How many requests have carried the signal.
+        admitted_at: When the signal was admitted; a signal that supersedes another of its level inherits it.
+        sequence: The number of its admission; a larger one is newer.
+        place: Its place in line within its level: the sequence, or inherited with `admitted_at`.
+        deadline: `expires_at` on the loop clock, `None` if it never expires.
+        may_have_arrived: A request carried it and the answer was lost.
     """
 
-    __slots__ = ("_pad", "number", "signal")
+    __slots__ = (
+        "__weakref__",
+        "_loop",
+        "_waiters",
+        "admitted_at",
+        "attempts",
+        "deadline",
+        "may_have_arrived",
+        "outcome",
+        "place",
+        "sequence",
+        "signal",
+    )
 
-    # Most receipts are dropped at once, so that one is as little as can be, and its state is on the pad. There is no
-    # `__init__`, which would be an eighth of all that `enqueue` costs: `Queue` sets these.
-    signal: RiskSignal
-    number: int  # of admission
-    _pad: Pad
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How the signal ended, `None` until then."""
-        return self._pad.known(self.number)[2]
-
-    @property
-    def attempts(self) -> int:
-        """How many requests have carried the signal."""
-        return self._pad.known(self.number)[1]
-
-    @property
-    def admitted_at(self) -> float:
-        """When the signal was admitted, in seconds on the loop clock; known once a request has carried it."""
-        return self._pad.known(self.number)[0]
+    def __init__(
+        self,
+        signal: RiskSignal,
+        sequence: int,
+        admitted_at: float,
+        loop: asyncio.AbstractEventLoop,
+        deadline: float | None = None,
+    ) -> None:
+        self.signal = signal
+        self.sequence = self.place = sequence
+        self.admitted_at = admitted_at
+        self.deadline = deadline
+        self.attempts = 0
+        self.may_have_arrived = False
+        self.outcome: Outcome | None = None
+        self._loop = loop
+        self._waiters: list[asyncio.Future[None] | LoopFuture[None]] | None = None  # most receipts have none
 
     def done(self) -> bool:
         """Tell whether the signal is settled."""
         return self.outcome is not None
 
+    def settle(self, outcome: Outcome) -> None:
+        """Give the signal its one outcome and wake all who wait for it. For the queue, which keeps the books."""
+        if self.outcome is not None:
+            raise RuntimeError(f"{self!r} is already settled")
+        self.outcome = outcome
+        for waiter in self._waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters = None
+
+    def has_expired(self, now: float, wall: datetime | None = None) -> bool:
+        """
+        Tell whether the signal is worthless at *now* on the loop clock, or by the clock on the *wall*.
+
+        The loop clock stands still while a machine sleeps; the wall clock may be set. Either is enough.
+        """
+        if self.deadline is None:
+            return False
+        expires_at = self.signal.expires_at
+        return self.deadline <= now or (wall is not None and expires_at is not None and expires_at <= wall)
+
     def __await__(self) -> Generator[object, None, Outcome]:
-        pad, number = self._pad, self.number
         if self.outcome is None:
-            check_loop(pad.loop)
-            waiter: asyncio.Future[None] = pad.loop.create_future()
-            pad.join(number, waiter)
+            check_loop(self._loop)
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._add_waiter(waiter)
             try:
                 yield from waiter
             finally:
-                pad.leave(number, waiter)
+                self._remove_waiter(waiter)
         return self._settled()
 
     def wait_threadsafe(self, timeout: float | None = None) -> Outcome:
@@ -216,33 +182,35 @@ class Receipt:
             WrongLoop: Called on the client's own event loop, which would wait for itself; or in a forked process.
             ClientClosed: The event loop was closed under an open client, so that nothing will ever settle it.
         """
-        pad, number = self._pad, self.number
         if self.outcome is None:
-            answer: Answer[None] = Answer(pad.loop)
+            waiter: LoopFuture[None] = LoopFuture(self._loop)
             try:
-                with suppress(RuntimeError):  # a loop that is closed; the answer says so
-                    pad.loop.call_soon_threadsafe(pad.join, number, answer)
-                answer.result(timeout)
+                with suppress(RuntimeError):  # a loop that is closed; the future says so
+                    self._loop.call_soon_threadsafe(self._add_waiter, waiter)
+                waiter.result(timeout)
             except (TimeoutError, RiskbatchError):
                 if self.outcome is None:
                     raise
             finally:
                 with suppress(RuntimeError):
-                    pad.loop.call_soon_threadsafe(pad.leave, number, answer)
+                    self._loop.call_soon_threadsafe(self._remove_waiter, waiter)
         return self._settled()
 
+    def _add_waiter(self, waiter: "asyncio.Future[None] | LoopFuture[None]") -> None:
+        if self.outcome is not None:
+            waiter.set_result(None)
+        elif self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+
+    def _remove_waiter(self, waiter: "asyncio.Future[None] | LoopFuture[None]") -> None:
+        if self._waiters is not None and waiter in self._waiters:
+            self._waiters.remove(waiter)
+
     def _settled(self) -> Outcome:
-        outcome = self.outcome
-        assert outcome is not None  # noqa: S101 - the pad is told before it wakes anybody
-        return outcome
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Receipt):
-            return NotImplemented
-        return self._pad is other._pad and self.number == other.number
-
-    def __hash__(self) -> int:
-        return hash(self.number)
+        assert self.outcome is not None  # noqa: S101 - it is set before anybody is woken
+        return self.outcome
 
     def __repr__(self) -> str:
         state = "unsettled" if self.outcome is None else repr(self.outcome)

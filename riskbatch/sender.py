@@ -12,11 +12,15 @@ import math
 import os
 import random
 import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 from attrs import define, evolve, frozen
 
 from .batcher import Batch, split
-from .limiter import Limiter
+from .dispatcher import TIMER_RESOLUTION, Dispatcher, Terms
+from .limiter import RateLimit
 from .log import EventLog, log_fields
 from .okta.auth import Credentials
 from .okta.renewal import Renewal, now_on
@@ -37,56 +41,42 @@ from .okta.wire import (
     encode,
     plain,
 )
-from .prioritizer import Demand
-from .queue import Queue
-from .receipts import Accepted, Rejected
-from .signals import RiskLevel
+from .queue import Alarm
+from .receipts import Accepted, Outcome, Receipt, Rejected
+from .trouble import Trouble, backoff
 
 logger = logging.getLogger("riskbatch")
 
-_GRAIN = 1e-6  # seconds: a timer may fire this early, and waiting again for so little would spin
-_BELIEVED = 3  # attempts after which the indices that a server names are no longer trusted
-
-
-def backoff(failures: int, first: float, most: float, jitter: float) -> float:
-    """
-    Return the seconds to wait after the *failures*-th failure in a row: full jitter over a doubling span.
-
-    Args:
-        failures: From 1.
-        first: The span after the first failure, in seconds.
-        most: The longest span, in seconds.
-        jitter: From 0 to 1, evenly drawn, so that many clients do not come back at once.
-    """
-    return float(min(most, first * 2.0 ** min(failures - 1, 60)) * jitter)
-
-
-@frozen
-class Trouble:
-    """
-    Why sending is slowed down or stopped.
-
-    Attributes:
-        reason: In the server's words where it had any.
-        denied: Everything stops but one probe at a time, because a person must mend something. Otherwise a HIGH that
-            is ready still goes.
-        failures: In a row.
-        until: When the next try is due, on the loop clock.
-        known_at: When the last failure came; an answer to an older request says nothing new.
-        began_at: When the first of them came.
-    """
-
-    reason: str
-    denied: bool
-    failures: int
-    until: float
-    known_at: float
-    began_at: float
+_TRUSTED_ATTEMPTS = 3  # after which the indices that a server names are no longer trusted
 
 
 @frozen
 class Challenged:
     """The server wants newer credentials than the request had: a token, a nonce. The next permit carries them."""
+
+
+class SendingQueue(Protocol):
+    """What the sender needs of a queue, whether its signals wait in memory or in a store that processes share."""
+
+    @property
+    def alarm(self) -> Alarm:
+        """Rings when the sender should look again."""
+
+    @property
+    def waiting(self) -> int:
+        """Signals of this client that are in no request at the moment."""
+
+    def settle(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        """Give *receipts*, which are in flight, their outcomes."""
+
+    def put_back(self, receipts: Sequence[Receipt], ready_at: float = -math.inf) -> None:
+        """Return *receipts* from flight to the front of their lanes, held back until *ready_at*."""
+
+    def suspect(self, groups: Sequence[list[Receipt]], ready_at: float = -math.inf) -> None:
+        """Return *groups* from flight, each to be probed in a request of its own."""
+
+    def retry_now(self) -> None:
+        """Make ready what is held back, for the last try."""
 
 
 @define
@@ -105,27 +95,35 @@ class Sender:
 
     Args:
         queue: Where the signals wait.
-        limiter: When a request may leave.
+        dispatcher: Gives out batches with their permits.
         transport: One request out, one answer in.
         credentials: Sign requests; they are renewed here, in the background.
+        rate: The budget, whose gaps and windows waits are measured in.
         url: Where risk events go.
     """
 
     def __init__(
-        self, queue: Queue, limiter: Limiter, transport: Transport, credentials: Credentials, url: str
+        self,
+        queue: SendingQueue,
+        dispatcher: Dispatcher,
+        transport: Transport,
+        credentials: Credentials,
+        *,
+        rate: RateLimit,
+        url: str,
     ) -> None:
         self._queue = queue
-        self._limiter = limiter
+        self._dispatcher = dispatcher
         self._transport = transport
         self._credentials = credentials
         self.event_log = EventLog(url.removesuffix(PATH))
-        self._renewal = Renewal(credentials, transport, queue.wake, self.event_log)
+        self._renewal = Renewal(credentials, transport, queue.alarm.ring, self.event_log)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         # A try after a failure costs a permit, so the waits are measured in gaps and windows, not in absolute time.
-        self._first_backoff = limiter.window.rate.period / limiter.window.rate.requests / 2
-        self._most_backoff = limiter.window.rate.period
+        self._first_backoff = rate.period / rate.requests / 2
+        self._most_backoff = rate.period
         self.trouble: Trouble | None = None
         self.counts = Counts()
         self._throttled_at: float | None = None  # since when the window has been used up: a row of 429s is one line
@@ -135,45 +133,64 @@ class Sender:
 
     async def run(self) -> None:
         """Send until `drain` was called and nothing is left that could be sent in time."""
-        self._limiter.watch(self._queue.wake)
-        try:
-            await self._run()
-        finally:
-            self._limiter.unwatch(self._queue.wake)
-
-    async def _run(self) -> None:
         async with asyncio.TaskGroup() as submissions:
             while os.getpid() == self._process:  # a forked child must not send its parent's signals
-                now = self._loop.time() + _GRAIN
-                if self._queue.expire(now):
-                    await asyncio.sleep(0)
-                    continue
+                self._queue.alarm.silence()
+                now = self._loop.time() + TIMER_RESOLUTION
                 self._renewal.tend(submissions, now)
-                demand = self._queue.demand(now)
-                at = self._next_at(now, demand)
-                if at <= now and (self._drain_by is None or now < self._drain_by):
-                    if self._limiter.has_room(now):
-                        await self._depart(submissions)
-                    else:  # the bucket rounds otherwise than next_at
-                        await self._queue.changed(now + 0.001)
-                elif self._is_drained(min(at, self._queue.ready_at())):
+                batch = await self._dispatcher.next_batch(self._terms(now))
+                if isinstance(batch, Batch):
+                    self._launch(batch, submissions)
+                elif self._is_drained(batch.leaves_at):
                     self._renewal.cancel()
                     return
                 else:
-                    renew_at = math.inf if self._renewal.under_way else self._renewal.next_at()
-                    await self._queue.changed(min(at, self._queue.ready_at(), self._queue.overdue_at(now), renew_at))
+                    await self._queue.alarm.wait(min(batch.until, self._renew_at()))
 
-    def drain(self, until: float) -> None:
-        """Send what is left, the most important first, as long as it can be sent before *until* on the loop clock."""
+    def _renew_at(self) -> float:
+        return math.inf if self._renewal.under_way else self._renewal.next_at()
+
+    def _terms(self, now: float) -> Terms:
+        leave_before = math.inf if self._drain_by is None else self._drain_by
+        terms = Terms(draining=self._draining, leave_before=leave_before)
+        if not self._credentials.usable(now):
+            return evolve(terms, hold_until=max(now, self._renew_at()))
+        if self.trouble is None:
+            return terms
+        if self.trouble.denied:
+            return evolve(terms, hold_until=math.inf if self.counts.requests_in_flight else self.trouble.until)
+        return evolve(terms, others_until=self.trouble.until, express=False)
+
+    def _is_drained(self, leaves_at: float) -> bool:
+        if self._drain_by is None or self.counts.requests_in_flight:
+            return False
+        is_over = self._loop.time() >= self._drain_by
+        if self._renewal.under_way and self._queue.waiting:
+            return is_over
+        return is_over or self._queue.waiting == 0 or leaves_at >= self._drain_by
+
+    def drain(self, until: float, *, is_interrupted: bool = False) -> None:
+        """
+        Send what is left, the most important first, as long as it can be sent before *until* on the loop clock.
+
+        Somebody who pressed Ctrl-C (*is_interrupted*) sees a warning of what keeps the program.
+        """
         if self._drain_by is None:
             left, waiting = until - self._loop.time(), self._queue.waiting
-            text = f"draining, {waiting} signals wait for up to {left:.0f} s"
-            self.event_log.emit(logging.INFO, "draining", text, waiting=waiting, timeout=left)
+            warns = is_interrupted and waiting > 0
+            hint = "; a second Ctrl-C gives up what still waits" if warns else ""
+            text = f"draining, {waiting} signals wait for up to {left:.0f} s{hint}"
+            level = logging.WARNING if warns else logging.INFO
+            self.event_log.emit(level, "draining", text, waiting=waiting, timeout=left)
         self._drain_by = until
         if self.trouble is not None:
             self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
         self._renewal.hurry()
-        self._queue.hurry()
+        self._queue.retry_now()
+
+    def budget(self, now: float) -> tuple[int, int, float]:
+        """Return the limit of a window, the permits that are free, and until when the server holds everything."""
+        return self._dispatcher.budget(now)
 
     @property
     def _draining(self) -> bool:
@@ -181,77 +198,49 @@ class Sender:
 
     def current_trouble(self) -> Trouble | None:
         """Return what keeps signals from going now, or soon will: no new credentials, or a server that fails."""
-        failure, usable = self._renewal.failure, self._credentials.usable(self._loop.time())
+        now = self._loop.time()
+        if self._dispatcher.outage is not None:
+            return Trouble(self._dispatcher.outage, False, 1, now, now, now)
+        failure, usable = self._renewal.failure, self._credentials.usable(now)
         if failure is None or (self.trouble is not None and usable):
             return self.trouble
         return Trouble(
             failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until, 0.0
         )
 
-    def budget(self, now: float) -> tuple[int, int, float]:
-        """Return the limit of a window, the permits that are free, and until when the server holds everything."""
-        window = self._limiter.window
-        return window.limit, max(0, window.free(now)), self._limiter.held_until
-
-    def _next_at(self, now: float, demand: Demand) -> float:
-        if not self._credentials.usable(now):
-            return math.inf if self._renewal.under_way else self._renewal.next_at()
-        at = self._limiter.next_at(now, demand, flushing=self._queue.flushing, draining=self._draining)
-        if self.trouble is None or demand.level is None:
-            return at
-        if self.trouble.denied:
-            return math.inf if self.counts.requests_in_flight else max(at, self.trouble.until)
-        if demand.level is RiskLevel.HIGH and not self._draining:
-            return max(at, self._limiter.paced_at)  # no express into a server that fails
-        return max(at, self.trouble.until)
-
-    def _is_drained(self, next_at: float) -> bool:
-        if self._drain_by is None or self.counts.requests_in_flight:
-            return False
-        if self._renewal.under_way and self._queue.waiting:
-            return self._loop.time() >= self._drain_by
-        return self._queue.waiting == 0 or next_at >= self._drain_by or self._loop.time() >= self._drain_by
-
-    async def _depart(self, submissions: asyncio.TaskGroup) -> None:
-        now = self._loop.time() + _GRAIN  # as `run` reckons: a permit that counted as free must be free here too
-        batch = self._queue.take(now)
-        if batch.entries:
-            await self._limiter.depart(now)  # never suspends, so the batch cannot be lost to a cancellation here
-            self._launch(batch, submissions, now)
-
-    def _launch(self, batch: Batch, submissions: asyncio.TaskGroup, now: float) -> None:
+    def _launch(self, batch: Batch, submissions: asyncio.TaskGroup) -> None:
         self.counts.requests += 1
         self.counts.requests_in_flight += 1
-        submission = submissions.create_task(self._submit(batch, now))
+        submission = submissions.create_task(self._submit(batch, self._loop.time() + TIMER_RESOLUTION))
         # Not a `finally` in _submit, which a task that is cancelled before its first step never enters.
         submission.add_done_callback(lambda done: self._give_up(batch) if done.cancelled() else None)
 
     async def _submit(self, batch: Batch, departed_at: float) -> None:
         verdict = await self._ask(batch)
-        self._return_permit()
+        self._release_permit(batch)
         self._act(batch, verdict, departed_at, self._loop.time())
-        self._queue.answered(batch)
-        self._queue.wake()
+        self._dispatcher.finish(batch)
+        self._queue.alarm.ring()
 
     def _give_up(self, batch: Batch) -> None:
         """Take back what rode in a request that was cancelled: the client ends, or somebody cancelled it alone."""
-        self._return_permit()
+        self._release_permit(batch)
         self._act_unanswered(batch, self._loop.time() + self._first_backoff, may_have_arrived=True)
-        self._queue.answered(batch)
+        self._dispatcher.finish(batch)
 
-    def _return_permit(self) -> None:
+    def _release_permit(self, batch: Batch) -> None:
         self.counts.requests_in_flight -= 1
-        self._limiter.answered(self._loop.time())
+        self._dispatcher.release_permit(batch)
 
     async def _ask(self, batch: Batch) -> Verdict | Challenged:
         if not self._credentials.usable(self._loop.time()):  # they were refused since the batch was taken
             return Challenged()
         try:
-            request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.entries))
+            request = Request("POST", self._url, HEADERS, encode(batch.events), len(batch.receipts))
             request = self._credentials.sign(request, now_on(self._loop))
-            response = await self._transport(request)
+            response = await self._dispatcher.exchange(batch, partial(self._transport, request))
             verdict = classify(response)
-            self._learn_budget(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
+            self._learn(batch, budgets(response.headers), refused=isinstance(verdict, RateLimited))
             return Challenged() if self._credentials.learn(request, response, now_on(self._loop)) else verdict
         except Unanswered as lost:
             return Unavailable(lost.reason, lost.may_have_arrived)
@@ -259,33 +248,23 @@ class Sender:
             reason = f"an unexpected {type(error).__name__}, see the log"
             if self.trouble is None or self.trouble.reason != reason:
                 shown = self._credentials.redact(traceback.format_exc())  # which may show what the request holds
-                logger.error(
-                    "a request failed in an unexpected way; its signals are put back\n%s",
-                    shown,
-                    extra=log_fields("defect"),
-                )
+                text = "a request failed in an unexpected way; its signals are put back\n%s"
+                logger.error(text, shown, extra=log_fields("defect"))
             return Unavailable(reason, may_have_arrived=True)
 
-    def _learn_budget(self, _: Batch, said: list[Budget], *, refused: bool) -> None:
-        """Adopt what the answer to a batch says of the budget."""
-        now, limit, held_until = self._loop.time(), self._limiter.window.limit, self._limiter.held_until
-        self._limiter.learn(said, now, refused=refused)
-        if self._limiter.window.limit != limit:
-            self._say_limit(limit)
-        if self._limiter.held_until > max(now, held_until):
-            self._say_throttled(now)
-
-    def _say_limit(self, before: int) -> None:
-        limit = self._limiter.window.limit
-        text = f"the server's headers allow {limit} requests a window now, {before} before"
-        self.event_log.emit(logging.INFO, "limit", text, limit=limit, before=before)
-
-    def _say_throttled(self, now: float) -> None:
-        if self._throttled_at is None:
+    def _learn(self, batch: Batch, said: list[Budget], *, refused: bool) -> None:
+        """Adopt what the answer to *batch* says of the budget, and log what is new."""
+        now = self._loop.time()
+        limit, _, held_until = self._dispatcher.budget(now)
+        self._dispatcher.learn(batch, said, refused=refused)
+        limit_now, _, held_now = self._dispatcher.budget(now)
+        if limit_now != limit:
+            text = f"the server's headers allow {limit_now} requests a window now, {limit} before"
+            self.event_log.emit(logging.INFO, "limit", text, limit=limit_now, before=limit)
+        if held_now > max(now, held_until) and self._throttled_at is None:
             self._throttled_at = now
-            hold = self._limiter.held_until - now
-            text = f"the requests of this window are used up; nothing is sent for {hold:.0f} s"
-            found = {"resumes_after": hold, "waiting": self._queue.waiting, "limit": self._limiter.window.limit}
+            text = f"the requests of this window are used up; nothing is sent for {held_now - now:.0f} s"
+            found = {"resumes_after": held_now - now, "waiting": self._queue.waiting, "limit": limit_now}
             self.event_log.emit(logging.WARNING, "throttled", text, **found)
 
     def _clean(self, said: str | None) -> str | None:
@@ -303,7 +282,7 @@ class Sender:
             case Taken(request_id):
                 self._recovered()
                 accepted = Accepted(self._clean(request_id))
-                self._queue.land(batch.entries, lambda _: accepted)
+                self._queue.settle(batch.receipts, lambda _: accepted)
             case Refused():
                 self._recovered()
                 self._isolate(batch, verdict)
@@ -324,37 +303,37 @@ class Sender:
                 self._act_unanswered(batch, ready_at, may_have_arrived=may_have_arrived)
 
     def _act_unanswered(self, batch: Batch, ready_at: float, *, may_have_arrived: bool) -> None:
-        for entry in batch.entries:
-            entry.may_have_arrived |= may_have_arrived
+        for receipt in batch.receipts:
+            receipt.may_have_arrived |= may_have_arrived
         self._put_back(batch, ready_at)
 
     def _put_back(self, batch: Batch, ready_at: float = -math.inf) -> None:
-        self.counts.put_back += len(batch.entries)
+        self.counts.put_back += len(batch.receipts)
         if batch.is_probe:
-            self._queue.suspect([batch.entries], ready_at)
+            self._queue.suspect([batch.receipts], ready_at)
         else:
-            self._queue.put_back(batch.entries, ready_at)
+            self._queue.put_back(batch.receipts, ready_at)
 
     def _isolate(self, batch: Batch, refused: Refused) -> None:
         """Find the signal that Okta refuses without losing its companions."""
-        entries = batch.entries
-        if len(entries) == 1:
+        receipts = batch.receipts
+        if len(receipts) == 1:
             reason, code, request_id = map(self._clean, (refused.reason, refused.code, refused.request_id))
             rejected = Rejected(reason or "", code, refused.status, request_id)
-            self._queue.land(entries, lambda _: rejected)
+            self._queue.settle(receipts, lambda _: rejected)
             text = f"Okta refused a signal: {code} {reason}"
             logger.debug("%s", text, extra=log_fields("signal_refused", code=code, reason=reason))
             self.event_log.emit(logging.WARNING, "refused", text, code=code, reason=reason, status=refused.status)
             return
-        # Causes that keep naming somebody while the batch keeps being refused are not believed any more.
-        believed = max(entry.attempts for entry in entries) <= _BELIEVED
-        named = batch.named(refused.named) if believed else []
-        if named and len(named) < len(entries):
+        # Causes that keep naming somebody while the batch keeps being refused are not trusted any more.
+        trusted = max(receipt.attempts for receipt in receipts) <= _TRUSTED_ATTEMPTS
+        named = batch.named(refused.named) if trusted else []
+        if named and len(named) < len(receipts):
             suspects = set(named)
-            self._queue.suspect([[entry] for entry in named])
-            self._queue.put_back([entry for entry in entries if entry not in suspects])
+            self._queue.suspect([[receipt] for receipt in named])
+            self._queue.put_back([receipt for receipt in receipts if receipt not in suspects])
         else:
-            self._queue.suspect(split(entries))
+            self._queue.suspect(split(receipts))
 
     # -- trouble
 
@@ -386,7 +365,7 @@ class Sender:
             text = f"sending again, after {after:.0f} s of: {reason}"
             self.event_log.emit(logging.WARNING, "resumed", text, reason=reason, after=after)
             self.trouble = self._throttled_at = None
-        elif self._throttled_at is not None and now >= self._limiter.held_until:
+        elif self._throttled_at is not None and now >= self._dispatcher.budget(now)[2]:
             after = now - self._throttled_at
             text = f"sending again, {after:.0f} s after the requests of a window were used up"
             self.event_log.emit(logging.INFO, "resumed", text, reason=None, after=after)

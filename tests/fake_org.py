@@ -98,8 +98,10 @@ class FakeOrg:
 
 
 def client(org: FakeOrg, **options) -> rb.Client:
-    """A client of *org*. It does not linger, unless asked to, so that tests read straight on."""
-    return rb.Client(URL, rb.ApiToken(DEFAULT_TOKEN), **{"transport": org, "linger": 0.0} | options)
+    """A client of *org* that has room for floods and does not linger, unless asked to, so that tests read straight on."""
+    return rb.Client(
+        URL, rb.ApiToken(DEFAULT_TOKEN), **{"transport": org, "linger": 0.0, "capacity": 100_000} | options
+    )
 
 
 def ip(number: int) -> str:

@@ -927,7 +927,7 @@ async def test_what_a_server_echoes_is_shown_nowhere(caplog):
         for _ in range(40):
             await asyncio.sleep(10)
             shown += [repr(client), repr(client.statistics()), repr(receipt), repr(client._auth)]
-            shown += [repr(client._sender._credentials), str(client.statistics())]
+            shown += [repr(client._life.sender._credentials), str(client.statistics())]
         shown.append(repr(await receipt))
     shown.append(caplog.text)
     text = "\n".join(shown)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskbatch.batcher import Batch, split
-from riskbatch.lanes import Entry
+from riskbatch.receipts import Receipt
 from riskbatch.signals import RiskLevel, RiskSignal
 
 profile = settings(max_examples=100, deadline=None, derandomize=True)
@@ -21,7 +21,7 @@ def entry(level="LOW", *, microseconds=0, expires_in=None):
     signal = RiskSignal(
         "192.0.2.1", level, timestamp=NOON + timedelta(microseconds=microseconds), expires_at=expires_at
     )
-    return Entry(signal, next(numbers), 0.0)
+    return Receipt(signal, next(numbers), 0.0, None)
 
 
 def filled(subjects_per_event, entries):
@@ -45,7 +45,7 @@ def test_a_batch_keeps_every_limit_and_every_receipt(arriving, subjects_per_even
     """At most 20 events, at most so many signals an event, all of one millisecond and expiry; order is kept."""
     batch = Batch(subjects_per_event)
     added = [each for each in arriving if batch.add(each)]
-    assert batch.entries == added
+    assert batch.receipts == added
     assert len(batch.events) <= 20
     assert sorted(map(id, (signal for event in batch.events for signal in event))) == sorted(
         id(each.signal) for each in added
@@ -58,19 +58,19 @@ def test_a_batch_keeps_every_limit_and_every_receipt(arriving, subjects_per_even
     firsts = [position[id(event[0])] for event in batch.events]
     assert firsts == sorted(firsts)
     if len(added) < len(arriving):
-        assert batch.seats.are_taken()
-    assert batch.seats.are_taken() == (len(batch.events) == 20)
+        assert batch.slots.is_full()
+    assert batch.slots.is_full() == (len(batch.events) == 20)
 
 
 def test_a_payload_has_twenty_events_and_not_one_more():
     """The 21st signal does not fit, and refusing it changes nothing."""
     batch = filled(1, [entry() for _ in range(19)])
-    assert not batch.seats.are_taken()
+    assert not batch.slots.is_full()
     assert batch.add(entry())
-    assert batch.seats.are_taken()
+    assert batch.slots.is_full()
     late = entry()
     assert not batch.add(late)
-    assert late not in batch.entries
+    assert late not in batch.receipts
     assert len(batch.events) == 20
 
 
@@ -98,13 +98,13 @@ def test_a_full_event_is_followed_by_another_of_the_same_times(subjects_per_even
     while batch.add(entry()):
         pass
     assert {len(event) for event in batch.events} == {subjects_per_event}
-    assert len(batch.entries) == 20 * subjects_per_event
+    assert len(batch.receipts) == 20 * subjects_per_event
 
 
 def test_a_full_batch_still_takes_what_shares_an_event():
     """When all events are begun, a signal rides only where its own times already are."""
     batch = filled(2, [entry(microseconds=1000 * n) for n in range(20)])
-    assert batch.seats.are_taken()
+    assert batch.slots.is_full()
     assert not batch.add(entry(microseconds=99_000))
     assert batch.add(entry(microseconds=5000))
     assert not batch.add(entry(microseconds=5000))
@@ -136,7 +136,7 @@ def test_splitting_makes_progress_and_loses_nobody(refused):
     assert len(pieces) >= 2
     assert all(0 < len(piece) < len(refused) for piece in pieces)
     assert all(len({each.signal.risk_level for each in piece}) == 1 for piece in pieces)
-    assert sorted(each.number for piece in pieces for each in piece) == sorted(each.number for each in refused)
+    assert sorted(each.sequence for piece in pieces for each in piece) == sorted(each.sequence for each in refused)
     for piece in pieces:
         assert piece == [each for each in refused if each in piece]
 

@@ -291,7 +291,7 @@ async def test_a_sender_that_is_cancelled_from_outside_settles_everybody():
             newcomer = asyncio.create_task(c.enqueue(signal(50)))
             flush = asyncio.create_task(c.flush())
             await asyncio.sleep(1)
-            c._life.cancel()
+            c._life.task.cancel()
             ends = await asyncio.wait_for(outcomes(receipts), 1)
             assert {end.reason for end in ends} == {"the client's task was cancelled from outside"}
             assert await flush == 0
@@ -308,7 +308,7 @@ async def test_a_sender_that_crashes_settles_everybody(monkeypatch, caplog):
         async with client(org) as c:
             receipts = await c.enqueue_many(signals(40))
             await asyncio.sleep(1)
-            monkeypatch.setattr(sender_module.Sender, "_next_at", lambda *_: 1 / 0)
+            monkeypatch.setattr(sender_module.Sender, "_terms", lambda *_: 1 / 0)
             c.enqueue_nowait(signal(60, "HIGH"))
             ends = await asyncio.wait_for(outcomes(receipts), 1)
             assert {type(end) for end in ends} == {rb.Abandoned}
@@ -326,9 +326,9 @@ async def test_a_warning_that_is_an_error_settles_everybody_too():
     await asyncio.sleep(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        c._life.cancel()
-        await asyncio.wait({c._life})
-    assert isinstance(c._life.exception(), ResourceWarning)
+        c._life.task.cancel()
+        await asyncio.wait({c._life.task})
+    assert isinstance(c._life.task.exception(), ResourceWarning)
     assert all(receipt.done() for receipt in receipts)
 
 
@@ -337,7 +337,7 @@ async def test_a_client_that_is_cancelled_before_its_first_step_is_closed():
     c = rb.Client(URL, AUTH)
     await c.__aenter__()
     early = c.enqueue_nowait(signal())
-    c._life.cancel()
+    c._life.task.cancel()
     assert isinstance(await asyncio.wait_for(early, 1), rb.Abandoned)
     with pytest.raises(rb.ClientClosed):
         await c.enqueue(signal())

@@ -131,15 +131,15 @@ class Observer:
         return receipts
 
     def rank(self, receipt: rb.Receipt) -> tuple[int, int]:
-        return list(rb.RiskLevel).index(receipt.signal.risk_level), receipt.number
+        return list(rb.RiskLevel).index(receipt.signal.risk_level), receipt.sequence
 
     def __call__(self, ips: list[str]) -> None:
         self.seen += 1
         aboard = [self.receipts[one] for one in ips]
         now = asyncio.get_running_loop().time()
-        lanes = self.client._queue._prioritizer.lanes.values()
+        lanes = self.client._life.queue.prioritizer.lanes.values()
         # What is enqueued in the very turn in which the request leaves may be too late for it.
-        ready = [one for lane in lanes for one in lane if one.admitted_at < now]
+        ready = [one for lane in lanes for one in lane.values() if one.admitted_at < now]
         lowest = max(self.rank(receipt) for receipt in aboard)
         self.left_behind += [(self.seen, one) for one in ready if self.rank(one) < lowest]
 
@@ -433,7 +433,7 @@ class Scenario:
         if c._life is None:
             return
         s = c.statistics()
-        assert c._life.done()
+        assert c._life.task.done()
         assert s.admitted == s.settled == self.settled.total() == len(self.settled)
         assert (s.waiting, s.in_flight, s.requests_in_flight, self.org.org.in_flight) == (0, 0, 0, 0)
         assert all(receipt.done() for receipt in self.receipts)
@@ -448,7 +448,7 @@ def pick_main(main: asyncio.Task, scenario: Scenario) -> list[asyncio.Task]:
 
 
 def pick_life(main: asyncio.Task, scenario: Scenario) -> list[asyncio.Task]:
-    return [scenario.client._life] if scenario.client._life else []
+    return [scenario.client._life.task] if scenario.client._life else []
 
 
 def pick_all(main: asyncio.Task, scenario: Scenario) -> list[asyncio.Task]:
@@ -570,7 +570,7 @@ async def test_the_token_is_in_no_log_repr_outcome_or_statistic(server, caplog):
     async with rb.Client("https://acme.okta.com", auth, transport=server, close_timeout=1) as c:
         receipts = await c.enqueue_many(signals(3, "HIGH"))
         await asyncio.sleep(20)
-        said += [repr(c), repr(c.statistics()), repr(c._sender.trouble)]
+        said += [repr(c), repr(c.statistics()), repr(c._life.sender.trouble)]
         said += [repr(task) for task in asyncio.all_tasks()]
     for receipt in receipts:
         said += [repr(receipt), repr(await receipt)]

@@ -1,7 +1,6 @@
 """Admission, backpressure, hooks and flush: who waits for room, who gets it, and that the count is always right."""
 
 import asyncio
-import gc
 import logging
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -11,9 +10,10 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch import queue as queue_module
+from riskbatch.capacity import Capacity
 from riskbatch.emulator import Fault
 from riskbatch.prioritizer import Prioritizer
-from riskbatch.queue import MANY
+from riskbatch.queue import MANY, Books, Queue
 
 
 class Gate(FakeOrg):
@@ -73,16 +73,13 @@ async def test_many_come_in_as_one_by_one():
     found = []
     for many in (False, True):
         prioritizer = Prioritizer()
-        queue = queue_module.Queue(prioritizer, capacity=1000, when_full="reject")
+        queue = Queue(prioritizer, Capacity(1000), Books(), when_full="reject")
         receipts = await queue.admit_many(coming) if many else [queue.admit_nowait(each) for each in coming]
-        waiting = [list(lane.places()) for lane in prioritizer.lanes.values()]
-        found.append(([(each.number, each.outcome) for each in receipts], waiting, prioritizer.demand(), queue.settled))
+        waiting = [list(lane) for lane in prioritizer.lanes.values()]
+        settled = queue.books.settled
+        found.append(([(each.sequence, each.outcome) for each in receipts], waiting, prioritizer.demand(), settled))
         assert [each.signal for each in receipts] == coming
-        assert queue.waiting == sum(map(len, waiting)) == 1000 - queue.settled[rb.Expired]
-        assert (
-            sum(map(len, prioritizer._expiring.values()))
-            == sum(each.signal.expires_at is not None for each in receipts) - queue.settled[rb.Expired]
-        )
+        assert queue.waiting == sum(map(len, waiting)) == 1000 - settled[rb.Expired]
     assert found[0] == found[1]
     assert found[0][3][rb.Expired] > 100
 
@@ -92,7 +89,7 @@ async def test_many_come_in_as_one_by_one():
 async def test_the_limiter_hears_when_the_last_two_high_came(many, expires_at):
     """However a HIGH comes in, the time of its admission is known, for the limiter tells a lone one from a burst."""
     prioritizer = Prioritizer()
-    queue = queue_module.Queue(prioritizer, capacity=1000, when_full="wait")
+    queue = Queue(prioritizer, Capacity(1000), Books(), when_full="wait")
     times = []
     for level in ("HIGH", "LOW", "HIGH"):
         await asyncio.sleep(1)
@@ -169,14 +166,14 @@ async def test_an_enqueue_cancelled_as_room_appears_has_admitted_nothing(after):
         def cancel_in(count: int) -> None:
             first.cancel() if count == 0 else loop.call_soon(cancel_in, count - 1)
 
-        promise = c._queue._promise_room
+        let_in = c._life.queue._capacity.let_in
 
-        def promise_and_cancel() -> None:
-            promise()
-            c._queue._promise_room = promise
+        def let_in_and_cancel() -> None:
+            let_in()
+            c._life.queue._capacity.let_in = let_in
             cancel_in(after)
 
-        c._queue._promise_room = promise_and_cancel
+        c._life.queue._capacity.let_in = let_in_and_cancel
         gate.open.set()
         receipt = await asyncio.wait_for(second, 60)
         assert receipt.signal.ip == ip(2)
@@ -320,7 +317,7 @@ async def test_a_list_may_be_changed_while_its_signals_wait_for_room():
         assert [receipt.signal for receipt in await many] == batch
 
 
-@pytest.mark.parametrize("number", [5, MANY + 200])
+@pytest.mark.parametrize("number", [5, MANY + 20])
 async def test_enqueue_many_admits_none_if_one_is_no_signal(number):
     """A mistake anywhere in the list is found before anything is admitted."""
     async with client(FakeOrg()) as c:
@@ -332,7 +329,7 @@ async def test_enqueue_many_admits_none_if_one_is_no_signal(number):
 async def test_enqueue_many_is_all_or_none_where_there_is_no_room_for_all():
     """With "reject" either all find room or none is admitted, though others enqueue between its turns."""
     async with client(Gate(), capacity=2 * MANY, when_full="reject", close_timeout=0) as c:
-        with pytest.raises(rb.QueueFull, match="4001 signals find room for 4000"):
+        with pytest.raises(rb.QueueFull, match="2001 signals find room for 2000"):
             await c.enqueue_many(signals(2 * MANY + 1))
         assert c.statistics().admitted == 0
         many = asyncio.create_task(c.enqueue_many(signals(2 * MANY - 10)))
@@ -343,7 +340,7 @@ async def test_enqueue_many_is_all_or_none_where_there_is_no_room_for_all():
             thefts += 1
         assert len(await many) == 2 * MANY - 10
         assert thefts == 10
-        assert c._queue._promised == 0
+        assert c._life.queue._capacity._promised == 0
 
 
 def refuses(c) -> bool:
@@ -368,7 +365,7 @@ async def test_a_cancelled_enqueue_many_keeps_what_was_admitted_and_no_places(wh
         admitted = c.statistics().admitted
         assert task.cancelled()
         assert 1000 <= admitted < 2500
-        assert c._queue._promised == 0
+        assert c._life.queue._capacity._promised == 0
         gate.open.set()
         await c.flush()
     assert len(settled) == c.statistics().accepted == admitted
@@ -430,21 +427,41 @@ async def test_a_signal_that_expires_while_its_request_fails_says_it_may_have_ar
         assert await c.enqueue_nowait(signal(expires_at=soon(5))) == rb.Expired(may_have_arrived=True)
 
 
-async def test_a_jump_of_the_wall_clock_expires_nothing(monkeypatch):
-    """From admission on only the loop clock counts: a step of the wall clock neither expires nor keeps a signal."""
+class Shifted(datetime):
+    """A wall clock that was set by `shift`."""
 
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) + timedelta(days=1)
+    shift = timedelta(0)
 
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + cls.shift
+
+
+async def test_a_wall_clock_that_is_set_back_keeps_no_signal_longer(monkeypatch):
+    """The deadline is reckoned at admission on the loop clock, so that a step back of the wall clock delays nothing."""
+    async with client(Gate(), limit=rb.RateLimit(1, 3600.0), close_timeout=0) as c:
+        receipt = c.enqueue_nowait(signal(level="HIGH", expires_at=soon(60)))
+        await asyncio.sleep(1)  # in flight, with the one permit
+        late = c.enqueue_nowait(signal(1, expires_at=soon(60)))
+        monkeypatch.setattr(Shifted, "shift", timedelta(days=-1))
+        monkeypatch.setattr(queue_module, "datetime", Shifted)
+        await asyncio.sleep(62)
+        assert not receipt.done()
+        assert late.outcome == rb.Expired()
+
+
+async def test_what_expired_while_the_machine_slept_is_not_sent(monkeypatch):
+    """The loop clock stands still in a suspend; the wall clock tells at departure that the time has passed."""
     gate = Gate()
     async with client(gate, close_timeout=0) as c:
         receipts = [c.enqueue_nowait(signal(n, expires_at=soon(60))) for n in range(3)]
-        monkeypatch.setattr(queue_module, "datetime", Tomorrow)
-        await asyncio.sleep(30)
+        lasting = c.enqueue_nowait(signal(9))
+        monkeypatch.setattr(Shifted, "shift", timedelta(hours=1))
+        monkeypatch.setattr(queue_module, "datetime", Shifted)
         gate.open.set()
-        assert all(isinstance(one, rb.Accepted) for one in await outcomes(receipts))
+        assert await outcomes(receipts) == [rb.Expired()] * 3
+        assert isinstance(await lasting, rb.Accepted)
+    assert gate.ips == [ip(9)]
 
 
 # ------------------------------------------------------------------------------------------------ hooks
@@ -610,7 +627,7 @@ async def test_flush_tells_how_many_are_left_when_time_is_up():
         assert (first, second) == (0, 0)
         await c.enqueue_many(signals(50))
         assert await c.flush(0.2) == 30
-        assert c._queue._flushes == []
+        assert c._life.queue.books._flushes == []
 
 
 async def test_flush_counts_whatever_way_a_signal_ends():
@@ -644,7 +661,7 @@ async def test_a_cancelled_flush_leaves_nothing_and_recalls_nothing():
         await turns()
         flush.cancel()
         await asyncio.wait({flush})
-        assert c._queue._flushes == []
+        assert c._life.queue.books._flushes == []
         gate.open.set()
         assert await c.flush() == 0
     assert c.statistics().accepted == 5
@@ -673,56 +690,25 @@ async def test_a_closed_client_says_so_whatever_it_does_when_full(when_full):
         c.enqueue_nowait(signal())
 
 
-async def test_what_waits_in_a_long_line_is_no_work_for_the_collector():
-    """The garbage collector overlooks what waits, bare, with an expiry or coalescing, but for a few hundred."""
-    for options, expires_at in (({}, None), ({}, soon(3600)), ({"coalesce": True}, None)):
-        async with client(Gate(), close_timeout=0, **options) as c:
-            gc.collect()
-            before = len(gc.get_objects())
-            await c.enqueue_many(signals(20_000, expires_at=expires_at))
-            await asyncio.sleep(1)
-            for _ in range(3):
-                gc.collect()
-            assert c.statistics().waiting > 19_000
-            assert len(gc.get_objects()) - before < 4 * 512 + 20_000 / 10
-
-
-async def test_a_line_that_thins_out_is_packed_again():
-    """What expires in the middle of a packed line leaves it packed."""
-    async with client(Gate(), close_timeout=0) as c:
-        for start in range(0, 20_000, 100):
-            await c.enqueue(signal(start, expires_at=soon(10)))
-            await c.enqueue_many(signals(99, start=start + 1))
-        await asyncio.sleep(1)
-        lane = c._queue._prioritizer.lanes[rb.RiskLevel.LOW]
-        assert all(run.is_packed for run in lane._runs[1:])
-        await asyncio.sleep(15)
-        assert c.statistics().expired > 190
-        assert len(lane._runs) > 30
-        assert all(run.is_packed for run in lane._runs[1:])
-
-
-@pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("expires_in", [None, 3600])
-async def test_a_receipt_that_on_settled_gets_is_equal_to_the_one_of_enqueue(one_by_one, expires_in):
-    """Whoever keeps receipts in a table finds there what is settled, also if it was packed meanwhile."""
-    settled = []
-    coming = signals(3_000, expires_at=expires_in and soon(expires_in))
+async def test_on_settled_gets_the_very_receipt_that_enqueue_returned(expires_in):
+    """What a caller holds is what the hook and the observers see, with its attempts and its time of admission."""
+    settled, observed = [], []
+    coming = signals(300, expires_at=expires_in and soon(expires_in))
     async with client(FakeOrg(), on_settled=settled.append) as c:
-        receipts = [await c.enqueue(each) for each in coming] if one_by_one else await c.enqueue_many(coming)
-        mine = {receipt: receipt.signal for receipt in receipts}
-        del receipts
+        c.observe(settled=observed.extend)
+        await asyncio.sleep(1)
+        receipts = await c.enqueue_many(coming)
+        assert {receipt.admitted_at for receipt in receipts} == {1.0}
         await c.flush()
-        assert [mine[receipt] for receipt in settled] == [receipt.signal for receipt in settled]
-        assert {receipt.attempts for receipt in mine} == {1}
-        del mine
-        late = await c.enqueue(signal(1))
-        await late
-    assert settled[-1] == late
+        assert {id(receipt) for receipt in settled} == {id(receipt) for receipt in receipts}
+        assert {id(receipt) for receipt in observed} == {id(receipt) for receipt in receipts}
+        assert {receipt.attempts for receipt in receipts} == {1}
+        assert {receipt.admitted_at for receipt in receipts} == {1.0}
 
 
 async def test_a_client_that_is_closed_leaves_no_timer():
-    """Also if it was about to pack a long line."""
+    """Nothing of it is left on the loop."""
     async with client(Gate(), close_timeout=0) as c:
         await c.enqueue_many(signals(5_000))
     assert [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()] == []

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from riskbatch import WrongLoop
-from riskbatch.receipts import Abandoned, Accepted, Expired, Outcome, Pad, Receipt, Rejected, Shed, Superseded
+from riskbatch.receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from riskbatch.signals import RiskSignal
 
 SIGNAL = RiskSignal("192.0.2.1", "HIGH", message="Credential stuffing")
@@ -24,13 +24,11 @@ OUTCOMES = [
 
 
 def receipt(loop=None):
-    made = Receipt()
-    made.signal, made.number, made._pad = SIGNAL, 1, Pad(loop or asyncio.get_running_loop())
-    return made
+    return Receipt(SIGNAL, 1, 0.0, loop or asyncio.get_running_loop())
 
 
 def settle(promise, outcome):
-    promise._pad.tell(promise.number, 0.0, promise.attempts + 1, outcome)
+    promise.settle(outcome)
 
 
 async def turns(times=5):
@@ -89,13 +87,13 @@ async def test_cancelling_a_wait_recalls_nothing_and_wakes_nobody_else():
     assert leaves.cancelled()
     assert not stays.done()
     assert not promise.done()
-    assert list(map(len, promise._pad._waiters.values())) == [1]
+    assert len(promise._waiters) == 1
     lonely = receipt()
     wait = asyncio.ensure_future(lonely)
     await turns()
     wait.cancel()
     await turns()
-    assert lonely._pad._waiters == {}
+    assert not lonely._waiters
     settle(promise, Accepted())
     assert await stays == Accepted()
 
@@ -128,7 +126,7 @@ async def test_nobody_who_waited_leaves_a_trace():
     await turns()
     settle(promise, Shed())
     await turns()
-    assert promise._pad._waiters == {}
+    assert not promise._waiters
     assert [wait.cancelled() or wait.result() for wait in waits] == [True, Shed(), Shed()]
 
 
@@ -136,17 +134,17 @@ async def test_whoever_comes_to_wait_when_it_is_settled_does_not_wait():
     """A thread that saw it unsettled may arrive on the loop when it is."""
     promise, waiter = receipt(), asyncio.get_running_loop().create_future()
     settle(promise, Shed())
-    promise._pad.join(promise.number, waiter)
+    promise._add_waiter(waiter)
     assert waiter.done()
 
 
-async def test_receipts_of_one_signal_are_equal():
-    """What `on_settled` is given is equal to what `enqueue` returned, and finds it in a table."""
-    promise, same, other = receipt(), receipt(), receipt()
-    same._pad = promise._pad
-    assert promise == same != other
-    assert {promise: "found"}[same] == "found"
-    assert promise != promise.number
+async def test_a_receipt_is_settled_once():
+    """A second outcome would be a defect, and changes nothing."""
+    promise = receipt()
+    settle(promise, Accepted("first"))
+    with pytest.raises(RuntimeError, match="already settled"):
+        settle(promise, Shed())
+    assert promise.outcome == Accepted("first")
 
 
 async def test_the_tools_of_asyncio_take_a_receipt():

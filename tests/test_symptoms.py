@@ -8,6 +8,7 @@ threads at all, see test_promises.py).
 
 import asyncio
 import gc
+import math
 import sys
 import time
 import tracemalloc
@@ -242,7 +243,7 @@ async def test_22_a_slow_server_is_not_taken_for_a_limited_one():
         before = len(org.departures)
         await asyncio.sleep(300)
         assert len(org.departures) - before >= 0.75 * 150
-        c._sender.drain(0)
+        c._life.sender.drain(0)
 
 
 async def test_23_a_burst_and_its_refill_do_not_add_up():
@@ -399,8 +400,7 @@ async def test_trap_expiry_leaves_nothing_behind():
         for number in range(100):
             await c.enqueue_many(signals(20, start=number * 20, expires_at=datetime.now(UTC) + timedelta(hours=5)))
             await c.flush()
-        inside = c._queue._prioritizer
-        assert not inside._expiring
+        inside = c._life.queue.prioritizer
+        assert not inside._deadlines or inside.overdue_at() == math.inf
         assert not inside._held
-        assert not inside._held_suspects
         assert inside.size == 0

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from ..lanes import Entry
+from ..receipts import Receipt as Entry
 from ..signals import RiskLevel, RiskSignal
 from .sqlite.file import Synchronous
 from .sqlite.store import SqliteStore

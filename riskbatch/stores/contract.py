@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 from ..errors import StoreError
-from ..lanes import Entry
+from ..receipts import Receipt as Entry
 from ..receipts import Accepted, Superseded
 from ..signals import RiskLevel, RiskSignal
 from . import Backlog, Store, Stored

@@ -303,17 +303,17 @@ async def test_a_child_that_runs_the_inherited_loop_on_sends_nothing():
             pid = os.fork()
         if pid == 0:
             with suppress(BaseException):
-                c._queue.wake()
-                c._sender._process = -1  # as os.getpid() would say; run() looks at it before every request
+                c._life.queue.alarm.ring()
+                c._life.sender._process = -1  # as os.getpid() would say; run() looks at it before every request
                 asyncio.events._set_running_loop(None)
             os._exit(0)
         await asyncio.to_thread(os.waitpid, pid, 0)
         assert await c.flush(5) == 0
         assert len(okta.signals) == 10
-        c._sender._process = -1
+        c._life.sender._process = -1
         c.enqueue_nowait(signals(1)[0])
         with pytest.warns(ResourceWarning, match="without aclose"):
-            await asyncio.wait({c._life}, timeout=5)
+            await asyncio.wait({c._life.task}, timeout=5)
         assert len(okta.requests) == 1
     asyncio.get_running_loop()._default_executor.shutdown(wait=True)
 

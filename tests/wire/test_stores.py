@@ -231,7 +231,7 @@ async def test_cancelled_means_not_admitted(okta, store):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         admitted = [receipt.signal.ip for receipt in results if isinstance(receipt, rb.Receipt)]
         assert c.statistics().admitted == len(admitted)
-        assert c._queue._promised == 0
+        assert c._life.queue._promised == 0
         assert balanced(c)
     if store is not None:
         assert sorted(kept(store)) == sorted(admitted)
@@ -404,7 +404,7 @@ async def test_a_backlog_stays_in_the_store_and_in_order(okta, path, small_memor
     accepting = Accepting()
     async with client(okta, rb.SqliteStore(path), transport=accepting, limit=rb.RateLimit(1000, 1.0)) as c:
         assert c.statistics().waiting == 500
-        assert c._queue._prioritizer.size <= 100
+        assert c._life.queue._prioritizer.size <= 100
         new = await c.enqueue_many(signals(30, "HIGH", 5000))
         assert balanced(c)
         assert await c.flush(20) == 0
@@ -550,7 +550,7 @@ async def test_a_large_backlog_starts_at_once(okta, path):
         )
     async with client(okta, rb.SqliteStore(path), transport=Holding(), close_timeout=0) as c:
         assert c.statistics().admitted == 200_000
-        assert c._queue._prioritizer.size <= durable.CHUNK
+        assert c._life.queue._prioritizer.size <= durable.CHUNK
 
 
 async def test_the_file_shrinks(okta, path, monkeypatch):
@@ -703,7 +703,7 @@ async def test_a_full_disk_admits_nothing_and_loses_nothing(okta, path):
         with pytest.raises(rb.StoreError, match=r"signals\.db: database or disk is full"):
             await c.enqueue_many(signals(400, message="m" * 500))
         assert c.statistics().admitted == 1
-        assert c._queue._promised == 0
+        assert c._life.queue._promised == 0
         assert balanced(c)
         await c._store._ask(lambda db: db.execute("PRAGMA max_page_count=1000000").fetchall())
         second = await c.enqueue(signals(1)[0])
@@ -958,7 +958,7 @@ async def test_rows_that_cannot_be_read_stay_and_are_not_counted(okta, path, cap
         assert await c.flush(20) == 0
         assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in early + late)
         assert c.statistics().admitted == 2100
-        assert c._queue.room() == c._capacity
+        assert c._life.queue.room() == c._capacity
         assert balanced(c)
     assert accepting.carried == [*map(ip, range(2000)), *map(ip, range(5000, 5050)), *map(ip, range(6000, 6050))]
     assert "1000 LOW that cannot be read" in caplog.text

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 from ...errors import ClientClosed, QueueFull, StoreError
-from ...lanes import Entry
+from ...receipts import Receipt as Entry
 from ...log import log_fields
 from ...prioritizer import Demand
 from ...queue import SLICE, Queue, _is_past

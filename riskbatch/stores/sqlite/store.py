@@ -22,7 +22,7 @@ import attrs
 from attrs import define, field, frozen
 
 from ...errors import ConfigurationError, StoreError
-from ...lanes import Entry
+from ...receipts import Receipt as Entry
 from ...log import log_fields
 from ...signals import RiskLevel, RiskSignal
 from . import file

@@ -21,7 +21,7 @@ from attrs import define, field
 
 from ...batcher import Batch
 from ...errors import ClientClosed, InvalidSignal, QueueFull, StoreError
-from ...lanes import Entry
+from ...receipts import Receipt as Entry
 from ...limiter import Limiter
 from ...log import EventLog, log_fields
 from ...okta.wire import MAX_EVENTS

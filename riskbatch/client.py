@@ -124,8 +124,10 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
-        self._life = Lifespan(self._org, self._options, self._limiter, self._observers, self.__repr__)
-        self._life.start()
+        life = Lifespan(self._org, self._options, self._limiter, self._observers, self.__repr__)
+        await life.open()
+        self._life = life
+        life.start()
         return self
 
     async def __aexit__(

@@ -12,16 +12,18 @@ from attrs import define, field
 
 from .arguments import ClientOptions
 from .capacity import Capacity
-from .dispatcher import LocalDispatcher
+from .dispatcher import Dispatcher, LocalDispatcher
 from .limiter import Limiter
 from .log import log_fields
 from .okta.transport import Middleware, aiohttp_transport, open_session, with_middleware
 from .okta.wire import PATH
-from .prioritizer import Prioritizer, oldest
+from .prioritizer import Prioritizer
 from .queue import Books, Queue
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
 from .statistics import Statistics
+from .stores.valkey.engine import ValkeyStore
+from .stores.valkey.line import FleetQueue
 from .threads import Handoff
 
 logger = logging.getLogger("riskbatch")
@@ -55,6 +57,7 @@ class Lifespan:
     Attributes:
         queue: Where the signals wait.
         handoff: What threads have submitted.
+        fleet: The queue, if processes share it.
         sender: Drives the queue.
         task: Runs until everything is settled.
         is_closing: `close` was called.
@@ -77,12 +80,20 @@ class Lifespan:
         self._describe = describe
         self._is_ending = False  # nothing is sent any more; what is left is being settled
         credentials = options["auth"].for_org(org)
-        self.queue = Queue(
-            Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"]),
-            Capacity(options["capacity"]),
-            Books(options["on_settled"], observers.settled),
-            when_full=options["when_full"],
-        )
+        books, store = Books(options["on_settled"], observers.settled), options["store"]
+        dispatcher: Dispatcher
+        self.fleet = FleetQueue(store, limiter, org, options, books) if isinstance(store, ValkeyStore) else None
+        if self.fleet is not None:
+            self.queue: Queue | FleetQueue = self.fleet
+            dispatcher = self.fleet.dispatcher
+        else:
+            self.queue = Queue(
+                Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"]),
+                Capacity(options["capacity"]),
+                books,
+                when_full=options["when_full"],
+            )
+            dispatcher = LocalDispatcher(self.queue, limiter)
         self.handoff: Handoff[Receipt] = Handoff(self.queue.admit, options["capacity"])
         self._own_session: aiohttp.ClientSession | None = None
         transport = options["transport"]
@@ -90,10 +101,24 @@ class Lifespan:
             session = options["session"] or open_session()
             self._own_session = None if options["session"] else session
             transport = aiohttp_transport(session)
-        dispatcher = LocalDispatcher(self.queue, limiter)
         transport = with_middleware(observers.request, transport)
         rate, url = limiter.window.rate, f"{org}{PATH}"
         self.sender = Sender(self.queue, dispatcher, transport, credentials, rate=rate, url=url)
+
+    async def open(self) -> None:
+        """
+        Open the store.
+
+        Raises:
+            StoreError: It cannot be reached or refuses.
+        """
+        try:
+            if self.fleet is not None:
+                await self.fleet.open()
+        except BaseException:
+            if self._own_session is not None:
+                await self._own_session.close()
+            raise
 
     def start(self) -> None:
         """Begin to send."""
@@ -162,12 +187,16 @@ class Lifespan:
         self._limiter.unwatch(self.queue.alarm.ring)
         self.queue.close(reason)
         self.handoff.abort(reason)
+        if self.fleet is not None:
+            await self.fleet.told()
         await self.handoff.finish()
         with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
             while self.queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                 await asyncio.sleep(0)
         while self.queue.abandon(reason):
             pass
+        if self.fleet is not None:
+            await self.fleet.finish()
         if self._own_session is not None:
             await self._own_session.close()
         self._log_end(reason)
@@ -193,6 +222,8 @@ class Lifespan:
         self.sender.event_log.close()
         while self.queue.abandon(reason):
             pass
+        if self.fleet is not None:
+            self.fleet.abort()
         if self._own_session is not None and not self._own_session.closed:
             self._own_session.detach()  # it has no connection yet
 
@@ -215,7 +246,7 @@ class Lifespan:
             waiting_by_level=MappingProxyType(queue.waiting_by_level()),
             entering=self.handoff.size,
             in_flight=books.in_flight,
-            oldest_waiting=now - min(now, *map(oldest, queue.prioritizer.lanes.values())),
+            oldest_waiting=now - queue.oldest_at(now),
             put_back=sender.counts.put_back,
             requests=sender.counts.requests,
             requests_in_flight=sender.counts.requests_in_flight,
@@ -226,4 +257,5 @@ class Lifespan:
             paused=trouble is not None and trouble.denied,
             resumes_after=max(0.0, resumes_at - now),
             hook_errors=books.hook_errors,
+            fleet=None if self.fleet is None else self.fleet.statistics,
         )

@@ -18,7 +18,7 @@ from .capacity import Capacity
 from .errors import QueueFull
 from .log import SELDOM, log_fields
 from .okta.wire import MAX_EVENTS
-from .prioritizer import Prioritizer
+from .prioritizer import Prioritizer, oldest
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
 
@@ -110,6 +110,13 @@ class Books:
         self.last = self.last + 1 if row is None else row
         self.admitted += 1
         return Receipt(signal, self.last, now, self._loop, deadline(signal, now))
+
+    def withdraw(self, receipt: Receipt) -> None:
+        """Count *receipt* as never admitted, since its `enqueue` was cancelled while a store admitted it."""
+        self.admitted -= 1
+        for flush in self._flushes:
+            if receipt.sequence <= flush.last:
+                flush.count(1)
 
     def settle(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
         """Give *receipts*, which neither wait nor are in flight, their outcomes."""
@@ -210,6 +217,10 @@ class Queue:
     def waiting_by_level(self) -> dict[RiskLevel, int]:
         """Count what waits, by level."""
         return self.prioritizer.count()
+
+    def oldest_at(self, now: float) -> float:
+        """Return when the first ready signal was admitted; *now* if none is ready."""
+        return min(now, *map(oldest, self.prioritizer.lanes.values()))
 
     # -- coming in
 

@@ -36,7 +36,8 @@ class Session:
         name: Of the replica.
         joined: Whether the engine knows what this replica remembers.
         lost_state: The engine does not know what it has answered, and must be given back what is known here.
-        read_until: The last of the fleet's notices that was read.
+        away: Why the engine cannot be reached; `None` if it can.
+        full: Why the engine admits nothing; `None` if it does.
     """
 
     def __init__(self, engine: Engine, common: Mapping[str, object], event_log: EventLog) -> None:
@@ -50,7 +51,8 @@ class Session:
         self._untimely = 0  # calls in a row that came too late to be carried out
         self.joined = False
         self.lost_state = False
-        self.read_until = "0-0"
+        self.away: str | None = None
+        self.full: str | None = None
 
     async def call(self, step: str, given: Mapping[str, object] | None = None, signals: Sequence[str] = ()) -> Any:
         """
@@ -62,8 +64,7 @@ class Session:
             StoreError: The engine refuses.
         """
         self._called += 1
-        known = {"call": self._called, "answered": self._answered, "epoch": self._epoch or "", "after": self.read_until}
-        known |= self._timely()
+        known = {"call": self._called, "answered": self._answered, "epoch": self._epoch or "", **self._timely()}
         told = {name: value for name, value in {**self._common, **known, **(given or {})}.items() if value is not None}
         reply = await self._engine.call(step, told, signals)
         if self._engine.clock.step:
@@ -85,20 +86,52 @@ class Session:
         late = min(TOLERANCE * 2.0**self._untimely, _MOST_TOLERANCE)
         return {"not_before": math.floor(span[0] * 1e6), "not_after": math.ceil((span[1] + late) * 1e6)}
 
-    async def join(self, permits: Sequence[tuple[str, float]], rate: str) -> None:
-        """Tell the engine the *permits* that are out: names, and seconds until they come back; and the *rate*."""
+    async def join(self, permits: Sequence[tuple[str, float]], rate: str) -> str | None:
+        """
+        Tell the engine the *permits* that are out (names, and seconds until they come back) and the *rate*.
+
+        Returns from where on the fleet's notices are news to this replica; `None` if from where it was.
+        """
         correction = self._correction() if self._engine.clock.step else {}
         given = {"new_epoch": secrets.token_hex(8), "rate": rate, **correction}
         out = [(name, microseconds(after)) for name, after in permits]
         told = await self.call("join", {**given, "permits": out})
-        if self._epoch is None:
-            self.read_until = told["last"]
+        is_first, self._epoch = self._epoch is None, told["epoch"]
+        if is_first:
             self._warn_of(told)
-        elif self.lost_state:
+            return str(told["last"])
+        if self.lost_state:
             text = "the fleet's engine has lost some of its memory, and is given back what is known here"
             self._event_log.emit(logging.ERROR, "engine_forgot", text)
-            self.read_until = "0-0"
-        self._epoch = told["epoch"]
+            return "0-0"
+        return None
+
+    def note_away(self, reason: str) -> None:
+        """Note that the engine cannot be reached."""
+        self.joined = False
+        if self.away is None:
+            text = f"the fleet's engine is away, nothing is sent: {reason}"
+            self._event_log.emit(logging.WARNING, "engine_away", text, reason=reason)
+        self.away = reason
+
+    def note_full(self, reason: str | None) -> None:
+        """Note whether the engine admits nothing."""
+        if reason is not None and self.full is None:
+            text = f"the fleet's engine is full, and admits nothing: {reason}"
+            self._event_log.emit(logging.WARNING, "engine_full", text, reason=reason)
+        self.full = reason
+
+    @property
+    def hindrance(self) -> str | None:
+        """Why nothing can be admitted now; `None` if something can."""
+        return self.away or self.full
+
+    def note_back(self) -> None:
+        """Note that the engine answers again."""
+        if self.away is not None:
+            text = f"the fleet's engine answers again, after: {self.away}"
+            self._event_log.emit(logging.WARNING, "engine_back", text, reason=self.away)
+        self.away = None
 
     def _correction(self) -> dict[str, object]:
         clock = self._engine.clock

@@ -86,7 +86,7 @@ def _instant(told: int | None, anchor: Anchor) -> float:
     return -math.inf if told is None else anchor.at(told)
 
 
-def tell(limiter: Limiter, view: View, *, probed_last: bool, passed_over: int) -> str:
+def tell(limiter: Limiter, view: View, probed_last: bool, passed_over: int) -> str:
     """Return what the engine shall keep of *limiter*, which has adopted *view*, and of the turns of suspects."""
 
     def instant(at: float) -> int | None:

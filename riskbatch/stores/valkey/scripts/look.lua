@@ -1,7 +1,7 @@
 -- Say that the replica lives, learn what was settled, and see what a decision needs. Relies on rows.lua. A claim that
 -- its replica does not know was never sent: the answer to the commit was lost. Who is silent for a lease has stopped.
 -- But an engine that lost its last seconds may show claims of before: `spent` names those that were sent and answered.
-local known, spent, renewed, earliest = {}, {}, {}, NOW + a.lease
+local known, spent, renewed, earliest = {}, {}, {}, NOW + a.lease / 3
 for _, name in ipairs(a.known) do known[name] = true end
 for _, name in ipairs(a.spent) do spent[name] = true end
 for name, each in pairs(claims()) do

@@ -277,7 +277,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
         async with client(okta, target) as c:
             receipts = await c.enqueue_many([rb.RiskSignal(f"10.0.0.{i}", "HIGH") for i in range(25)])
             assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
-            assert "sesame" not in repr(c._store)
+            assert "sesame" not in repr(c._options["store"])
     assert "sesame" not in caplog.text
 
 

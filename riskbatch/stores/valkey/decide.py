@@ -1,8 +1,8 @@
 """
 The decision of one replica: what leaves next, and when; made of a look, with the ordinary prioritizer and limiter.
 
-Pure, but for the limiter's bucket. The engine keeps what waits and what is out; which rules order that is known here
-alone. A decision is made in one piece, without an await after `depart`: the window that it tells is the window that it saw.
+Pure, but for the limiter's bucket. The engine keeps what waits and what is out; the rules about that are known here
+alone. A decision is made in one piece, without an await after `depart`, so that it tells the window that it saw.
 """
 
 from collections.abc import Mapping, Sequence

@@ -77,7 +77,9 @@ def adopt(limiter: Limiter, view: View) -> None:
     window._returns = deque(at(instant) for instant in view.returns)
     window._used_by_others = told.get("others", 0)
     window._others_until = _instant(told.get("others_until"), view.anchor)
-    limiter.held_until = max(_instant(told.get("held_until"), view.anchor), at(view.trusted_at))
+    limiter.held_until = max(
+        _instant(told.get("held_until"), view.anchor), _instant(view.trusted_at or None, view.anchor)
+    )
     limiter.paced_at = _instant(told.get("paced_at"), view.anchor)
     limiter.others_after = told.get("others_after", 0.0)
 

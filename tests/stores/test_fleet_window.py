@@ -202,7 +202,8 @@ async def test_what_an_engine_says_is_judged_by_its_words(said, kind):
 @pytest.mark.parametrize("kind", [valkey.exceptions.ReadOnlyError, valkey.exceptions.ResponseError])
 async def test_a_primary_that_became_a_replica_costs_the_connections_to_it(kind):
     """READONLY behind a stable address drops the open connections, so that the next ones reach the new primary."""
-    client = FailingClient(kind("READONLY You can't write against a read only replica."))
+    is_wrapped = kind is valkey.exceptions.ResponseError  # by an engine before Redis 7
+    client = FailingClient(kind(f"{'READONLY ' * is_wrapped}You can't write against a read only replica."))
     with pytest.raises(EngineAway):
         await engine_of(client).call("look", {})
     assert client.disconnected == 1

@@ -202,7 +202,9 @@ class Engine:
         """Let the next call reach the engine that is there by then, which the package does not see to by itself."""
         if self._nodes:  # a cluster's client forgets the nodes that it began with when it could not reach them
             self._client.nodes_manager.startup_nodes.update(self._nodes)
-        elif "READONLY" in str(error):  # the address leads to another engine now, the open connections to the old one
+        elif isinstance(error, self._exceptions.ReadOnlyError) or "READONLY" in str(
+            error
+        ):  # the address leads to another engine now, the open connections to the old one
             with suppress(*self._failures, OSError):
                 await self._client.connection_pool.disconnect()
 
@@ -212,7 +214,8 @@ class Engine:
         refusals = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
         if isinstance(error, refusals) or any(word in said for word in _FOR_GOOD):
             return StoreError(f"{self.shown} refuses: {said}")
-        kind = EngineFull if "OOM" in said else EngineAway
+        is_full = isinstance(error, exceptions.OutOfMemoryError) or "OOM" in said
+        kind = EngineFull if is_full else EngineAway
         return kind(f"{self.shown}: {type(error).__name__}: {said}")
 
     async def fleets(self) -> list[str]:

@@ -169,7 +169,7 @@ class Admissions:
         """
         Return when the signals of *add* that its caller has no receipt of are surely not in the queue.
 
-        While the engine is away or full, that is left for later. What a replica has claimed in that very moment is sent.
+        While the engine is away or full, that is left for later. What a replica has claimed in that moment is sent.
         """
         if add.done.done():  # at the same moment
             if not add.alone or add.done.exception() is not None:

@@ -34,6 +34,7 @@ class Look:
         heads: The first of each lane: as many as one payload holds.
         suspects: The group that would be probed next, as the engine names it; empty if there is none.
         probed: Its signals.
+        ready_at: When the next held-back signal becomes ready; infinity if none is held.
         again_at: When something may change by itself.
         alone: Whether no other replica lives.
         turn: Seconds that this replica lets others go first.
@@ -43,6 +44,7 @@ class Look:
     heads: Sequence[list[Receipt]]
     suspects: str
     probed: list[Receipt]
+    ready_at: float
     again_at: float
     alone: bool
     turn: float

@@ -9,6 +9,8 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
+from attrs import define, field
+
 from ...batcher import Batch
 from ...dispatcher import TIMER_RESOLUTION, Pause, Terms
 from ...okta.transport import Unanswered
@@ -24,6 +26,7 @@ from .window import free_of
 _CUT_OFF = "the fleet's engine was away for longer than the lease"
 
 
+@define(eq=False)
 class FleetDispatcher:
     """
     Gives out the batches that this replica may send.
@@ -40,27 +43,17 @@ class FleetDispatcher:
         lease: Seconds that a claim lasts.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        looks: Looks,
-        decider: Decider,
-        own: OwnReceipts,
-        claims: Claims,
-        admissions: Admissions,
-        lease: float,
-    ) -> None:
-        self._session = session
-        self._looks = looks
-        self._decider = decider
-        self._own = own
-        self._claims = claims
-        self._admissions = admissions
-        self._lease = lease
-        self._loop = asyncio.get_running_loop()
-        self._asked: tuple[Terms, asyncio.Future[Batch | Pause]] | None = None
-        self._claimed = 0
-        self._failure: Exception | None = None
+    _session: Session
+    _looks: Looks
+    _decider: Decider
+    _own: OwnReceipts
+    _claims: Claims
+    _admissions: Admissions
+    _lease: float
+    _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
+    _asked: tuple[Terms, asyncio.Future[Batch | Pause]] | None = field(init=False, default=None)
+    _claimed: int = field(init=False, default=0)
+    _failure: Exception | None = field(init=False, default=None)
 
     # -- for the sender
 
@@ -132,11 +125,6 @@ class FleetDispatcher:
 
     # -- for the exchange
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether the sender waits for an answer."""
-        return self._asked is not None
-
     async def answer(self) -> None:
         """Answer the sender."""
         if self._asked is None:
@@ -170,7 +158,7 @@ class FleetDispatcher:
                 flushing = self._own.books.flushing or terms.draining
                 plan = await self._decider.decide(look, terms, now, flushing=flushing)
                 if isinstance(plan, float):
-                    return Pause(plan, min(plan + look.turn if plan > now else plan, look.again_at))
+                    return Pause(min(plan, look.ready_at), min(plan + look.turn if plan > now else plan, look.again_at))
                 if await self._commit(plan):
                     return plan.batch
             elif (at := self._decider.earliest(look.view, terms, now)) > now + NEAR:

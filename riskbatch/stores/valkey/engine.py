@@ -202,9 +202,8 @@ class Engine:
         """Let the next call reach the engine that is there by then, which the package does not see to by itself."""
         if self._nodes:  # a cluster's client forgets the nodes that it began with when it could not reach them
             self._client.nodes_manager.startup_nodes.update(self._nodes)
-        elif isinstance(error, self._exceptions.ReadOnlyError) or "READONLY" in str(
-            error
-        ):  # the address leads to another engine now, the open connections to the old one
+        elif isinstance(error, self._exceptions.ReadOnlyError) or "READONLY" in str(error):
+            # The address leads to another engine now, the open connections to the old one.
             with suppress(*self._failures, OSError):
                 await self._client.connection_pool.disconnect()
 

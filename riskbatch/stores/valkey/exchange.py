@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from attrs import define, field
+
 from ...errors import ClientClosed, StoreError
 from ...limiter import Limiter
 from ...log import EventLog, log_fields
@@ -32,6 +34,7 @@ _FIRST_BACKOFF = 0.2  # seconds: the most until the first new try to reach the e
 _MOST_BACKOFF = 2.0  # seconds between two tries
 
 
+@define(eq=False)
 class Exchange:
     """
     Tells the engine what this replica owes it, and asks what it wants to know.
@@ -49,33 +52,20 @@ class Exchange:
         close: Closes the queue, with a reason, when it failed.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        session: Session,
-        own: OwnReceipts,
-        claims: Claims,
-        admissions: Admissions,
-        dispatcher: FleetDispatcher,
-        limiter: Limiter,
-        alarm: Alarm,
-        event_log: EventLog,
-        close: Callable[[str], None],
-    ) -> None:
-        self._engine = engine
-        self._session = session
-        self._own = own
-        self._claims = claims
-        self._admissions = admissions
-        self._dispatcher = dispatcher
-        self._limiter = limiter
-        self._alarm = alarm
-        self._event_log = event_log
-        self._close = close
-        self._loop = asyncio.get_running_loop()
-        self._is_ending = False
-        self._full_until = 0.0  # the engine is at maxmemory: when to try the next admission
-        self._task: asyncio.Task[None] | None = None
+    _engine: Engine
+    _session: Session
+    _own: OwnReceipts
+    _claims: Claims
+    _admissions: Admissions
+    _dispatcher: FleetDispatcher
+    _limiter: Limiter
+    _alarm: Alarm
+    _event_log: EventLog
+    _close: Callable[[str], None]
+    _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
+    _is_ending: bool = field(init=False, default=False)
+    _full_until: float = field(init=False, default=0.0)  # the engine is at maxmemory: when to try to admit again
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
 
     # -- life
 

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import evolve
+from attrs import define, evolve, field
 
 from ...errors import InvalidSignal
 from ...limiter import Limiter
@@ -27,6 +28,7 @@ logger = logging.getLogger("riskbatch")
 _SLICE = 200  # signals that are read between two turns of the event loop: about 2 ms
 
 
+@define(eq=False)
 class Looks:
     """
     Looks at the engine, and says in passing that the replica lives.
@@ -45,28 +47,18 @@ class Looks:
         statistics: What the fleet does, as of the last look.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        engine: Engine,
-        limiter: Limiter,
-        own: OwnReceipts,
-        claims: Claims,
-        admissions: Admissions,
-        lease: float,
-    ) -> None:
-        self.view: View | None = None
-        self.statistics = FleetStatistics()
-        self._session = session
-        self._engine = engine
-        self._limiter = limiter
-        self._own = own
-        self._claims = claims
-        self._admissions = admissions
-        self._lease = lease
-        self._loop = asyncio.get_running_loop()
-        self._foreign: dict[int, Receipt] = {}  # of the last look: a signal is parsed once
-        self._unreadable: list[str] = []
+    _session: Session
+    _engine: Engine
+    _limiter: Limiter
+    _own: OwnReceipts
+    _claims: Claims
+    _admissions: Admissions
+    _lease: float
+    view: View | None = field(init=False, default=None)
+    statistics: FleetStatistics = field(init=False, factory=FleetStatistics)
+    _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
+    _foreign: dict[int, Receipt] = field(init=False, factory=dict)  # of the last look: a signal is parsed once
+    _unreadable: list[str] = field(init=False, factory=list)
 
     def statistics_with(self, away: str | None) -> FleetStatistics:
         """Return what the fleet does, with why the engine is *away*."""
@@ -88,8 +80,16 @@ class Looks:
             self._unreadable.clear()
             return None
         self._foreign = {each.sequence: each for each in (*probed, *(one for lane in lanes for one in lane))}
-        turn, again_at = turn_of(told, self._session.name), view.anchor.at(int(told["again_at"]))
-        return Look(view, lanes, told["suspects"], probed, again_at, self.statistics.alive <= 1, turn)
+        return Look(
+            view=view,
+            heads=lanes,
+            suspects=told["suspects"],
+            probed=probed,
+            ready_at=view.anchor.at(int(told["held_at"])) if "held_at" in told else math.inf,
+            again_at=view.anchor.at(int(told["again_at"])),
+            alone=self.statistics.alive <= 1,
+            turn=turn_of(told, self._session.name),
+        )
 
     def _note_fleet(self, told: Mapping[str, Any], view: View) -> None:
         adopt(self._limiter, view)

@@ -23,12 +23,12 @@ for level, lane in ipairs(LANES) do
   if a.heads > 0 then heads[level] = rows(call('ZRANGE', lane, 0, math.max(1, left) - 1)) else heads[level] = {} end
   left = left - #heads[level]
 end
-for _, key in ipairs({HELD, EXPIRING}) do
-  local soonest = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
-  if soonest then earliest = math.min(earliest, tonumber(soonest)) end
+local held_at = call('ZRANGE', HELD, 0, 0, 'WITHSCORES')[2]
+for _, at in ipairs({held_at or earliest, call('ZRANGE', EXPIRING, 0, 0, 'WITHSCORES')[2]}) do
+  earliest = math.min(earliest, tonumber(at))
 end
 return reply({
   renewed = renewed, notices = notices(), view = view(), heads = heads, suspects = first,
   probed = a.heads > 0 and rows(split(string.sub(first, 3))) or {},
-  again_at = text(more and NOW or math.max(NOW, earliest)), fleet = fleet(),
+  held_at = held_at, again_at = text(more and NOW or math.max(NOW, earliest)), fleet = fleet(),
 })

@@ -95,6 +95,11 @@ class Admissions:
         return bool(self._adding or self._withdrawals)
 
     @property
+    def are_repeated(self) -> bool:
+        """Whether the answer to the last call was lost."""
+        return bool(self._adding)
+
+    @property
     def are_withdrawn(self) -> bool:
         """Whether the engine must take something back."""
         return bool(self._withdrawals)

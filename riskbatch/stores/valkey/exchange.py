@@ -221,9 +221,20 @@ class Exchange:
         permits = self._claims.permits_out(self._loop.time())
         news = await self._session.join(permits, told_rate(self._limiter.window.rate))
         self._own.read_until = news or self._own.read_until
+        await self._repeat_admission()
         await self._recover()
         self._session.lost_state = False
         self._session.joined = True
+
+    async def _repeat_admission(self) -> None:
+        """
+        Learn what became of an admission whose answer was lost, before any notice is read.
+
+        Its signals may have been sent meanwhile, and a notice that comes before the receipt finds nobody.
+        """
+        if self._admissions.are_repeated:
+            with suppress(EngineFull):
+                await self._admissions.send()
 
     async def _recover(self) -> None:
         """

@@ -106,7 +106,7 @@ async def an_older_one_that_comes_back(one: Caller) -> None:
     ids=lambda f: f.__name__,
 )
 async def test_a_decision_is_refused_once_something_that_mattered_has_changed(two, engine, what):
-    """A commit is refused, and changes nothing, if one of higher rank came, the window changed, or a signal has gone."""
+    """A commit is refused, and changes nothing, if one of higher rank came, the window changed, or one is gone."""
     one, other = two
     if what is an_expiry:
         await other.admit(signal(50, expires_at=soon(60.0)))

@@ -188,7 +188,7 @@ class Lifespan:
         self.queue.close(reason)
         self.handoff.abort(reason)
         if self.fleet is not None:
-            await self.fleet.told()
+            await self.fleet.written()
         await self.handoff.finish()
         with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
             while self.queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns

@@ -95,7 +95,7 @@ class Exchange:
         """Whether nobody talks to the engine any more."""
         return self._task is None or self._task.done()
 
-    async def told(self) -> None:
+    async def written(self) -> None:
         """Wait until no admission and no answer is on its way to the engine any more, unless it is away."""
         while (self._claims.owed or self._admissions.are_owed) and not (self._session.hindrance or self.has_ended):
             with suppress(asyncio.CancelledError):

@@ -86,9 +86,9 @@ class FleetQueue:
         """
         await self._exchange.open(self._lease)
 
-    async def told(self) -> None:
+    async def written(self) -> None:
         """Wait until the engine knows all that was begun, unless it is away."""
-        await self._exchange.told()
+        await self._exchange.written()
 
     def abort(self) -> None:
         """Leave the fleet as soon as may be, without waiting for it."""

@@ -18,8 +18,7 @@ from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, 
 from .signals import RiskLevel, RiskSignal, parse_signals
 from .statistics import Statistics
 from .stores import SqliteStore, Store
-from .stores.valkey.engine import ValkeyStore
-from .stores.valkey.statistics import FleetStatistics
+from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
 __all__ = [
     "Abandoned",

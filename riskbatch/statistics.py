@@ -6,7 +6,7 @@ from types import MappingProxyType
 from attrs import field, frozen
 
 from .signals import RiskLevel
-from .stores.valkey.statistics import FleetStatistics
+from .stores.valkey.engine import FleetStatistics
 
 
 @frozen

@@ -476,6 +476,6 @@ def test_operators_look_into_a_fleet_and_mend_it(tmp_path, capsys):
 async def fleets_of(url: str) -> list[str]:
     engine = rb.ValkeyStore(url, name="typo").connect("")
     try:
-        return await admin.fleets(engine)
+        return await admin.names(engine)
     finally:
         await engine.close()

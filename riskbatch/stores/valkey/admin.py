@@ -69,7 +69,7 @@ async def stats(engine: Engine) -> FleetStatistics:
     return FleetStatistics.of(told["fleet"], budget(told["view"], engine.anchor))
 
 
-async def fleets(engine: Engine) -> list[str]:
+async def names(engine: Engine) -> list[str]:
     """Return the names of all fleets that *engine* has ever had, whichever of them it was opened for."""
     return await engine.fleets()
 

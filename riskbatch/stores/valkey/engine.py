@@ -20,6 +20,7 @@ from ...errors import ConfigurationError, StoreError
 from ...signals import RiskLevel, RiskSignal
 from .clock import Anchor, EngineClock
 from .scripts import KEYS, digest, script
+from .statistics import FleetStatistics as FleetStatistics  # beside the store, for whoever imports both
 
 if TYPE_CHECKING:
     from valkey.asyncio import Valkey, ValkeyCluster
@@ -60,7 +61,7 @@ class ValkeyStore:
             beyond, `when_full` decides.
 
     Raises:
-        ConfigurationError: An argument cannot work, or the extra is not installed (`pip install 'riskbatch[fleet]'`).
+        ConfigurationError: An argument cannot work, or the extra `fleet` is not installed.
     """
 
     def __init__(
@@ -105,7 +106,9 @@ def _maker(engine: Any, timeout: float) -> Any:
     try:
         from valkey.asyncio import Valkey, ValkeyCluster  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigurationError("a ValkeyStore needs the extra: pip install 'riskbatch[fleet]'") from None
+        raise ConfigurationError(
+            "a ValkeyStore needs the extra: in a checkout of riskbatch, pip install '.[fleet]'"
+        ) from None
     if isinstance(engine, Valkey | ValkeyCluster):
         return lambda: engine
     if not isinstance(engine, str):

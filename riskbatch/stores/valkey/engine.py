@@ -26,8 +26,14 @@ if TYPE_CHECKING:
     from valkey.asyncio import Valkey, ValkeyCluster
 
 __all__ = [
-    *("Engine", "EngineAway", "EngineFull", "FleetStatistics", "ValkeyStore"),
-    *("encoded", "identity", "microseconds"),
+    "Engine",
+    "EngineAway",
+    "EngineFull",
+    "FleetStatistics",
+    "ValkeyStore",
+    "encoded",
+    "identity",
+    "microseconds",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # no braces, since those say what decides a cluster's slot

@@ -513,6 +513,26 @@ async def test_enqueue_waits_while_the_engine_is_away_and_nothing_is_admitted_tw
     assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
 
 
+async def test_a_signal_that_is_sent_before_its_admission_is_answered_is_settled_as_it_ended(world):
+    """When the answer to an admission is lost and another replica sends the signal meanwhile, its receipt says so."""
+    org = FakeOrg()
+    async with replica(org) as a, replica(org):
+        others = await a.enqueue_many(signals(200, start=1_000))  # news of which is read as well
+        await asyncio.sleep(0.5)
+        call = asyncio.create_task(a.enqueue(signal(1, "HIGH")))
+        await asyncio.sleep(0.0002)  # the call is on its way
+        world.away[0] = "lost"
+        while ip(1) not in org.ips:  # noqa: ASYNC110
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(5.0)
+        world.away.clear()
+        assert {type(outcome) for outcome in await asyncio.wait_for(outcomes([await call, *others]), 600)} == {
+            rb.Accepted
+        }
+        assert balanced(a)
+    assert org.ips.count(ip(1)) == 1
+
+
 @pytest.mark.parametrize("kept", [True, False], ids=["notices kept", "notices gone"])
 async def test_a_receipt_ends_though_its_replica_was_away_when_its_signal_was_sent(world, engine, kept):
     """Who comes back learns how its signals ended; or that they did, if that is all the engine still knows."""

@@ -78,6 +78,13 @@ class Books:
                 if receipt.sequence <= flush.last:
                     flush.count(1)
 
+    def withdraw(self, receipt: Receipt) -> None:
+        """Count *receipt* as never admitted, since its `enqueue` was cancelled while a store admitted it."""
+        self.admitted -= 1
+        for flush in self._flushes:
+            if receipt.sequence <= flush.last:
+                flush.count(1)
+
     def lose(self, count: int) -> None:
         """Count *count* admitted signals no longer: the store that had them cannot read them."""
         self.admitted -= count

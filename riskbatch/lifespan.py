@@ -13,13 +13,13 @@ from attrs import define, field
 from .arguments import ClientOptions
 from .books import Books
 from .capacity import Capacity
-from .dispatcher import LocalDispatcher
+from .dispatcher import Dispatcher, LocalDispatcher
 from .limiter import Limiter
 from .log import log_fields
 from .okta.http import Middleware
 from .okta.risk_events import PATH
 from .okta.transport import aiohttp_transport, open_session, with_middleware
-from .prioritizer import Prioritizer, since
+from .prioritizer import Prioritizer
 from .queue import Queue
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
@@ -27,6 +27,8 @@ from .statistics import Statistics
 from .stores.sqlite.admission import StoredAdmission
 from .stores.sqlite.backlog import Backlog
 from .stores.sqlite.store import SqliteStore
+from .stores.valkey.engine import ValkeyStore
+from .stores.valkey.line import FleetQueue
 from .threads import Handoff
 
 logger = logging.getLogger("riskbatch")
@@ -83,8 +85,9 @@ class Lifespan:
         self._describe = describe
         self._is_ending = False  # nothing is sent any more; what is left is being settled
         credentials = options["auth"].for_org(org)
-        self._stored: StoredAdmission | None = None
-        self._make_queue(options)
+        self.fleet: FleetQueue | None = None
+        self._stored: StoredAdmission | FleetQueue | None = None
+        dispatcher = self._make_queue(options)
         self.handoff: Handoff[Receipt] = Handoff(self.admission.admit, options["capacity"])
         self._own_session: aiohttp.ClientSession | None = None
         transport = options["transport"]
@@ -92,24 +95,30 @@ class Lifespan:
             session = options["session"] or open_session()
             self._own_session = None if options["session"] else session
             transport = aiohttp_transport(session, env_proxies=self._own_session is not None)
-        dispatcher = LocalDispatcher(self.queue, limiter, None if self._stored is None else self._stored.prepare)
         transport = with_middleware(observers.request, transport)
         rate, url = limiter.window.rate, f"{org}{PATH}"
         self.sender = Sender(self.queue, dispatcher, transport, credentials, rate=rate, url=url)
 
-    def _make_queue(self, options: ClientOptions) -> None:
-        """Make the queue, and the way into it: its own, or that of a store."""
+    def _make_queue(self, options: ClientOptions) -> Dispatcher:
+        """Make the queue and the way into it, its own or that of a store; return what gives out its batches."""
         prioritizer = Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"])
         capacity = Capacity(options["capacity"])
         books = Books(options["on_settled"], self._observers.settled)
         store, when_full = options["store"], options["when_full"]
-        self.admission: Queue | StoredAdmission
+        self.queue: Queue | FleetQueue
+        self.admission: Queue | StoredAdmission | FleetQueue
+        if isinstance(store, ValkeyStore):
+            self.queue = self.admission = self._stored = self.fleet = FleetQueue(
+                store, self._limiter, self._org, options, books
+            )
+            return self.fleet.dispatcher
         if not isinstance(store, SqliteStore):
             self.queue = self.admission = Queue(prioritizer, capacity, books, when_full=when_full)
-            return
+            return LocalDispatcher(self.queue, self._limiter)
         backlog = Backlog(store)
-        self.queue = Queue(prioritizer, capacity, books, when_full=when_full, backlog=backlog)
-        self.admission = self._stored = StoredAdmission(store, self.queue, backlog, capacity, when_full=when_full)
+        self.queue = queue = Queue(prioritizer, capacity, books, when_full=when_full, backlog=backlog)
+        self.admission = self._stored = stored = StoredAdmission(store, queue, backlog, capacity, when_full=when_full)
+        return LocalDispatcher(queue, self._limiter, stored.prepare)
 
     async def open(self) -> None:
         """
@@ -249,7 +258,7 @@ class Lifespan:
             waiting_by_level=MappingProxyType(queue.waiting_by_level()),
             entering=self.handoff.size,
             in_flight=books.in_flight,
-            oldest_waiting=now - min(now, *map(since, queue.prioritizer.lanes.values())),
+            oldest_waiting=now - queue.oldest_at(now),
             put_back=sender.counts.put_back,
             requests=sender.counts.requests,
             requests_in_flight=sender.counts.requests_in_flight,
@@ -260,4 +269,5 @@ class Lifespan:
             paused=trouble is not None and trouble.denied,
             resumes_after=max(0.0, resumes_at - now),
             hook_errors=books.hook_errors,
+            fleet=None if self.fleet is None else self.fleet.statistics,
         )

@@ -18,7 +18,7 @@ from .books import Books
 from .capacity import Capacity
 from .errors import QueueFull
 from .okta.risk_events import MAX_EVENTS
-from .prioritizer import Prioritizer
+from .prioritizer import Prioritizer, since
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
 
@@ -103,6 +103,10 @@ class Queue:
         if self._backlog is not None:
             counts = {level: count + self._backlog.on_disk[level] for level, count in counts.items()}
         return counts
+
+    def oldest_at(self, now: float) -> float:
+        """Return when the first ready signal was admitted; *now* if none is ready."""
+        return min(now, *map(since, self.prioritizer.lanes.values()))
 
     # -- coming in
 

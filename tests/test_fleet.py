@@ -14,13 +14,14 @@ from test_promises import poisoned, soon, wild_faults
 from virtual_engine import BASE, VirtualEngine
 
 import riskbatch as rb
+from riskbatch.batcher import Batch
 from riskbatch.emulator import Fault
-from riskbatch.stores.valkey import engine as module
+from riskbatch.stores.valkey import scripts as module
 from riskbatch.stores.valkey.claims import Claim
-from riskbatch.stores.valkey.engine import EngineClock
+from riskbatch.stores.valkey.clock import EngineClock
 
 LEASE = 10.0
-KEYS = [f"riskbatch:1:{{acme}}:{key}" for key in module._KEYS]
+KEYS = [f"riskbatch:2:{{acme}}:{key}" for key in module.KEYS]
 
 
 @pytest.fixture
@@ -290,8 +291,8 @@ async def test_when_a_request_leaves_nobody_in_the_fleet_outranks_one_aboard(wor
             level = rng.choices(["HIGH", "MEDIUM", "LOW"], [1, 2, 9])[0]
             replica_of_it = rng.choice((a, b))
             receipt = await replica_of_it.enqueue(signal(number, level))
-            own = replica_of_it._queue._own
-            row = next(row for row in reversed(own) if own[row].number == receipt.number)
+            own = replica_of_it._life.queue.own.unsettled
+            row = next(row for row in reversed(own) if own[row] is receipt)
             rank[receipt.signal.ip] = (list(rb.RiskLevel).index(receipt.signal.risk_level), row)
             org.on_departure = look
             if rng.random() < 0.3:
@@ -483,7 +484,7 @@ async def test_the_capacity_is_the_fleets(world):
         assert not low.done()
         assert not high.done()
         world.run(
-            KEYS, ["drop", json.dumps({"ids": [str(next(iter(b._queue._own)))]})]
+            KEYS, ["drop", json.dumps({"ids": [str(next(iter(b._life.queue.own.unsettled)))]})]
         )  # an operator makes room for one
         assert (await high).signal.ip == ip(401)
         assert not low.done()
@@ -503,13 +504,33 @@ async def test_enqueue_waits_while_the_engine_is_away_and_nothing_is_admitted_tw
         calls = [asyncio.create_task(c.enqueue(one)) for one in signals(80)]
         await asyncio.sleep(20.0)
         assert not any(call.done() for call in calls)
-        assert c._life.queue.room() == 0
+        assert c._life.queue.admissions.room == 0
         world.away.clear()
         receipts = await asyncio.gather(*calls)
         await c.flush()
         assert c.statistics().fleet.away is None
     assert sorted(org.ips) == sorted(one.ip for one in signals(80))
     assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
+
+
+async def test_a_signal_that_is_sent_before_its_admission_is_answered_is_settled_as_it_ended(world):
+    """When the answer to an admission is lost and another replica sends the signal meanwhile, its receipt says so."""
+    org = FakeOrg()
+    async with replica(org) as a, replica(org):
+        others = await a.enqueue_many(signals(200, start=1_000))  # news of which is read as well
+        await asyncio.sleep(0.5)
+        call = asyncio.create_task(a.enqueue(signal(1, "HIGH")))
+        await asyncio.sleep(0.0002)  # the call is on its way
+        world.away[0] = "lost"
+        while ip(1) not in org.ips:  # noqa: ASYNC110
+            await asyncio.sleep(1.0)
+        await asyncio.sleep(5.0)
+        world.away.clear()
+        assert {type(outcome) for outcome in await asyncio.wait_for(outcomes([await call, *others]), 600)} == {
+            rb.Accepted
+        }
+        assert balanced(a)
+    assert org.ips.count(ip(1)) == 1
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["notices kept", "notices gone"])
@@ -589,15 +610,15 @@ async def test_a_signal_that_is_cancelled_as_it_is_admitted_is_not_sent_by_its_o
     """Who is cancelled in the moment of admission is withdrawn, though the replica asks for a batch in that moment."""
     org = FakeOrg()
     async with replica(org) as a:
-        enter = a._queue._enter
+        enter = a._life.queue.admissions._enter
 
         def enter_and_cancel(add, numbers):
             enter(add, numbers)
-            if [entry.signal.ip for entry in add.entries] == [ip(1)]:
+            if [receipt.signal.ip for receipt in add.receipts] == [ip(1)]:
                 call.cancel()
 
-        a._queue._enter = enter_and_cancel
-        a._queue.wake()  # so that a look follows the admission in one go
+        a._life.queue.admissions._enter = enter_and_cancel
+        a._life.queue.alarm.ring()  # so that a look follows the admission in one go
         others = [asyncio.create_task(a.enqueue(one)) for one in signals(companions, "HIGH", 10)]
         call = asyncio.create_task(a.enqueue(signal(1, "HIGH")))
         with pytest.raises(asyncio.CancelledError):
@@ -667,7 +688,7 @@ async def test_nothing_of_a_fleet_outlives_the_block(world):
 async def test_a_lease_is_renewed_while_it_lasts_and_harmless_afterwards():
     """A renewed lease ends later, and then ends what it covers; a renewal that comes too late does nothing."""
     loop = asyncio.get_running_loop()
-    claim = Claim(1, "claim", loop.time() + 1.0)
+    claim = Claim(Batch(), "claim", loop.time() + 1.0)
     begin = loop.time()
     loop.call_later(0.5, claim.renew, begin + 5.0)
     with pytest.raises(TimeoutError):
@@ -747,14 +768,14 @@ async def test_a_receipt_of_a_fleet_counts_requests_while_they_are_made(world):
 async def test_a_flush_does_not_wait_for_what_was_withdrawn_meanwhile(world):
     """Who is cancelled in the moment of admission is not waited for, also by a flush that began in that moment."""
     async with replica(FakeOrg()) as a:
-        enter, flushes = a._queue._enter, []
+        enter, flushes = a._life.queue.admissions._enter, []
 
         def enter_and_cancel(add, numbers):
             enter(add, numbers)
             flushes.append(asyncio.create_task(a.flush(3600)))
             call.cancel()
 
-        a._queue._enter = enter_and_cancel
+        a._life.queue.admissions._enter = enter_and_cancel
         call = asyncio.create_task(a.enqueue(signal(1)))
         with pytest.raises(asyncio.CancelledError):
             await call

@@ -1,5 +1,5 @@
 """
-A real engine on the test's virtual clock: the script runs in a real Valkey, and reads the time that the loop shows.
+A real engine on the test's virtual clock: the scripts run in a real Valkey, and read the time that the loop shows.
 
 So hours of a fleet take seconds, and every call can be delayed, lost or answered into the void.
 """
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import valkey
 
-from riskbatch.stores.valkey import engine as module
 from riskbatch.stores.valkey.engine import Engine, EngineAway, ValkeyStore
+from riskbatch.stores.valkey.scripts import script
 
 BASE = 1_700_000_000.0  # what the engine's clock shows at loop time 0
 _TIME = "test:time"
@@ -35,8 +35,7 @@ class VirtualEngine:
         self.step = 0.0
         self.replicas = 0
         self.calls: list[str] = []
-        text = module._script().replace("call('TIME')", f"call('LRANGE', '{_TIME}', 0, -1)")
-        self._script = client.register_script(text)
+        self._scripts: dict[str, Callable[..., object]] = {}
 
     def connect(self, store: ValkeyStore, org: str) -> Engine:
         engine = _Engine(self, self.replicas, store)
@@ -48,8 +47,14 @@ class VirtualEngine:
         pipeline = self.client.pipeline(transaction=True)
         pipeline.delete(_TIME)
         pipeline.rpush(_TIME, now // 1_000_000, now % 1_000_000)
-        self._script(keys=keys, args=given, client=pipeline)
+        self._script(given[0])(keys=keys, args=given[1:], client=pipeline)
         return pipeline.execute()[-1]
+
+    def _script(self, step: str) -> Callable[..., object]:
+        if step not in self._scripts:
+            text = script(step).replace("call('TIME')", f"call('LRANGE', '{_TIME}', 0, -1)")
+            self._scripts[step] = self.client.register_script(text)
+        return self._scripts[step]
 
 
 class _Engine(Engine):
@@ -74,6 +79,4 @@ class _Engine(Engine):
             await asyncio.sleep(self._lost_after)
             raise EngineAway("the answer was lost")
         await asyncio.sleep(world.delay())
-        reply = json.loads(text)
-        self.clock.read(int(reply["now"]) / 1000, int(reply["skew"]), sent, loop.time())
-        return reply
+        return self._read(text, sent, loop.time())

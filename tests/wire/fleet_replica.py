@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import signal
 import sys
 import time
 from datetime import datetime, timedelta
@@ -25,6 +26,12 @@ def skew_clock(seconds: float) -> None:
             module.datetime = Skewed
 
 
+def block_every_other_second(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the event loop stand still for a second of every two, as a service does that computes in it."""
+    time.sleep(1.0)
+    loop.call_later(1.0, block_every_other_second, loop)
+
+
 async def main(url: str, token: str, engine: str, first: int, period: float, lease: float, pause: float) -> None:
     numbers = itertools.count(first)
     client = rb.Client(
@@ -34,6 +41,8 @@ async def main(url: str, token: str, engine: str, first: int, period: float, lea
         limit=rb.RateLimit(30, period),
         linger=0.0,
     )
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGUSR1, lambda *_: block_every_other_second(loop))
     async with client:
         os.write(1, b"open\n")
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from valkey.asyncio import Sentinel, ValkeyCluster
 import riskbatch as rb
 from riskbatch.cli import main
 from riskbatch.emulator import Fault, OktaEmulator
+from riskbatch.stores.valkey import admin
 
 REPLICA = Path(__file__).with_name("fleet_replica.py")
 PERIOD = 2.0  # seconds: a minute in a thirtieth
@@ -53,14 +55,16 @@ class Replica:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, okta: OktaEmulator, engine: LocalEngine) -> "Replica":
-        arguments = [str(REPLICA), okta.url, okta.token, engine.url, str(next(cls.numbers)), str(PERIOD), str(LEASE)]
+    async def start(
+        cls, okta: OktaEmulator, engine: LocalEngine, period: float = PERIOD, lease: float = LEASE, pause: float = 0.05
+    ) -> "Replica":
+        arguments = [str(REPLICA), okta.url, okta.token, engine.url, str(next(cls.numbers)), str(period), str(lease)]
         environment = os.environ | {"PYTHONPATH": str(Path(rb.__file__).parents[1])}
         return cls(
             await asyncio.create_subprocess_exec(
                 sys.executable,
                 *arguments,
-                "0.05",
+                str(pause),
                 next(cls.skews),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -91,10 +95,23 @@ class Replica:
         await self._reader
 
 
-@pytest.mark.parametrize("engine_dies", [False, True], ids=["engine stays", "engine dies too"])
-async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_nothing(tmp_path, engine_dies):
-    """Whoever is killed or frozen: no window sees more than 30, what was acknowledged arrives, and receipts end."""
-    rng = random.Random(int(engine_dies))
+OF_REPLICAS = ("kill", "freeze", "freeze")
+OF_THE_ENGINE = ("kill engine", "freeze engine", "cut")
+
+
+@pytest.mark.parametrize(
+    "dangers",
+    [OF_REPLICAS, OF_REPLICAS + OF_THE_ENGINE, OF_REPLICAS + OF_THE_ENGINE + ("flush", "flush")],
+    ids=["engine stays", "engine dies too", "engine forgets too"],
+)
+async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_nothing(tmp_path, dangers):
+    """
+    Whoever is killed or frozen: no window sees more than 30, what was acknowledged arrives, and receipts end.
+
+    Only an engine that forgets loses anything, and only what replicas had enqueued that were dead by then.
+    """
+    rng = random.Random(len(dangers))
+    unknown: set[str] = set()  # what an engine forgot that nobody living had enqueued
     everybody: list[Replica] = []
     with LocalEngine(tmp_path) as engine:
         async with OktaEmulator(limit=10_000, period=PERIOD) as okta:
@@ -105,16 +122,22 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
 
             living = [await start() for _ in range(3)]
             await asyncio.gather(*(one.opened.wait() for one in living))
-            until = asyncio.get_running_loop().time() + SECONDS
-            while asyncio.get_running_loop().time() < until:
+            loop, flushed_at = asyncio.get_running_loop(), -math.inf
+            until = loop.time() + SECONDS
+            while loop.time() < until:
                 await asyncio.sleep(rng.uniform(0.1, 0.5))
                 number = rng.randrange(3)
-                match rng.choice(
-                    ["kill", "freeze", "freeze", *(["kill engine", "freeze engine", "cut"] if engine_dies else [])]
-                ):
+                match rng.choice(dangers):
                     case "kill":
                         await living[number].kill()
+                        if loop.time() < flushed_at + 2 * LEASE:  # it may not have given back what it knew
+                            unknown.update(living[number].acknowledged)
                         living[number] = await start()
+                    case "flush":
+                        dead = [one for one in everybody if one not in living]
+                        unknown.update(ip for one in dead for ip in one.acknowledged)
+                        engine.client().flushall()
+                        flushed_at = loop.time()
                     case "freeze":
                         living[number].send(signal.SIGSTOP)
                         await asyncio.sleep(rng.uniform(0.1, 2 * LEASE))
@@ -139,11 +162,11 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                         break
                     await asyncio.sleep(0.1)
             assert okta.most_in_any_window(PERIOD) <= 30
-            assert acknowledged <= {one.ip for one in okta.signals}
+            assert acknowledged - unknown <= {one.ip for one in okta.signals}
             assert len(acknowledged) > 100
             assert [ip for one in everybody for ip in one.twice] == []
             assert {outcome for one in everybody for outcome in one.settled.values()} == {"Accepted"}
-            assert fleet.admitted == fleet.accepted
+            assert "flush" in dangers or fleet.admitted == fleet.accepted
 
 
 async def test_a_killed_replicas_signals_are_sent_by_another_within_the_lease(tmp_path):
@@ -162,6 +185,91 @@ async def test_a_killed_replicas_signals_are_sent_by_another_within_the_lease(tm
                     assert asyncio.get_running_loop().time() < killed_at + 20 * LEASE
                     await asyncio.sleep(0.02)
                 assert survivor.statistics().requests > 0
+
+
+@pytest.mark.parametrize("misfortune", ["killed", "frozen", "its loop blocked"])
+async def test_no_replicas_misfortune_delays_another_ones_high(tmp_path, misfortune):
+    """A HIGH reaches Okta within half a second though another replica is killed, frozen, or blocks its event loop."""
+    with LocalEngine(tmp_path) as engine:
+        async with OktaEmulator(limit=10_000, period=PERIOD) as okta, AsyncExitStack() as stack:
+            victims = [await Replica.start(okta, engine, lease=5.0) for _ in range(2)]
+            await asyncio.gather(*(one.opened.wait() for one in victims))
+            options = {"store": {"lease": 5.0}, "close_timeout": 0}
+            sender = await stack.enter_async_context(client(okta, engine, **options))
+            loop, waits = asyncio.get_running_loop(), []
+            for number in range(24):
+                if number == 8:
+                    victims[0].send(
+                        {"killed": signal.SIGKILL, "frozen": signal.SIGSTOP}.get(misfortune, signal.SIGUSR1)
+                    )
+                begin, seen = loop.time(), len(okta.signals)
+                receipt = await sender.enqueue(rb.RiskSignal(f"10.200.0.{number}", "HIGH"))
+                while receipt.signal.ip not in {one.ip for one in okta.signals[seen:]}:  # noqa: ASYNC110 - whoever sends it
+                    await asyncio.sleep(0.002)
+                waits.append(loop.time() - begin)
+                await asyncio.sleep(0.25)
+            for one in victims:
+                await one.kill()
+    assert max(waits[8:]) < 0.5, waits
+
+
+async def test_an_engine_at_maxmemory_admits_nothing_and_drains(tmp_path):
+    """At maxmemory `enqueue` waits, what was admitted is sent and settled all the same, and then the engine admits."""
+    with LocalEngine(tmp_path) as engine:
+        async with OktaEmulator(limit=10_000, period=PERIOD) as okta, client(okta, engine) as c:
+            okta.faults += [Fault.unavailable()] * 3
+            receipts = await c.enqueue_many([rb.RiskSignal(f"10.0.{i >> 8}.{i & 255}", "LOW") for i in range(600)])
+            assert not all(receipt.done() for receipt in receipts)
+            engine.client().config_set("maxmemory", 1)
+            late = asyncio.create_task(c.enqueue(rb.RiskSignal("10.9.0.1", "HIGH")))
+            with pytest.raises(rb.StoreError, match="maxmemory"):
+                await c.enqueue(rb.RiskSignal("10.9.0.2", "HIGH"), timeout=0.5)
+            assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
+            assert not late.done()
+            engine.client().config_set("maxmemory", 0)
+            assert isinstance(await (await late), rb.Accepted)
+            assert await c.flush(10) == 0
+        assert "10.9.0.2" not in {one.ip for one in okta.signals}
+        assert okta.most_in_any_window(PERIOD) <= 30
+
+
+@asynccontextmanager
+async def stable_address():
+    """Yield the port of a proxy, and a list whose first is the port that new connections are passed to."""
+    target: list[int] = []
+
+    async def pump(reader, writer):
+        with suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader, writer):
+        inner = await asyncio.open_connection("127.0.0.1", target[0])
+        await asyncio.gather(pump(reader, inner[1]), pump(inner[0], writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], target
+
+
+async def test_a_failover_behind_a_stable_address_is_found_without_a_restart(tmp_path):
+    """When the address leads to another primary and the old one is a replica now, the fleet goes on within seconds."""
+    async with AsyncExitStack() as stack:
+        first = stack.enter_context(LocalEngine(tmp_path / "one"))
+        second = stack.enter_context(LocalEngine(tmp_path / "two", "--replicaof", "127.0.0.1", str(first.port)))
+        while first.client().info("replication")["connected_slaves"] == 0:  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.05)
+        okta = await stack.enter_async_context(OktaEmulator(limit=1000, period=PERIOD))
+        port, target = await stack.enter_async_context(stable_address())
+        target.append(first.port)
+        c = await stack.enter_async_context(client(okta, f"valkey://127.0.0.1:{port}/0"))
+        assert isinstance(await (await c.enqueue(rb.RiskSignal("10.0.0.1", "HIGH"))), rb.Accepted)
+        second.client().replicaof("NO", "ONE")
+        first.client().replicaof("127.0.0.1", second.port)  # its open connections stay
+        target[0] = second.port
+        async with asyncio.timeout(10):
+            assert isinstance(await (await c.enqueue(rb.RiskSignal("10.0.0.2", "HIGH"))), rb.Accepted)
+        assert c.statistics().fleet.away is None
 
 
 async def test_enqueue_waits_for_an_engine_that_is_frozen_or_started_again(tmp_path):
@@ -277,7 +385,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
         async with client(okta, target) as c:
             receipts = await c.enqueue_many([rb.RiskSignal(f"10.0.0.{i}", "HIGH") for i in range(25)])
             assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
-            assert "sesame" not in repr(c._store)
+            assert "sesame" not in repr(c._options["store"])
     assert "sesame" not in caplog.text
 
 
@@ -362,3 +470,12 @@ def test_operators_look_into_a_fleet_and_mend_it(tmp_path, capsys):
         assert main(["queue", "export", *queue]) == 0
         assert json.loads(capsys.readouterr().out)["ip"] == "10.9.0.2"
         assert main(["queue", "stats", engine.url]) == 2
+        assert asyncio.run(fleets_of(engine.url)) == ["acme"]
+
+
+async def fleets_of(url: str) -> list[str]:
+    engine = rb.ValkeyStore(url, name="typo").connect("")
+    try:
+        return await admin.names(engine)
+    finally:
+        await engine.close()

@@ -12,11 +12,13 @@ from attrs import frozen
 
 from ...errors import StoreError
 from ...signals import RiskLevel, RiskSignal
-from .engine import Engine, EngineAway, FleetStatistics, encoded, identity
+from .engine import Engine, EngineAway, encoded, identity, microseconds
+from .statistics import FleetStatistics
+from .window import budget
 
 _SLICE = 250  # signals a call
 _NO_NOTICES = "9999999999999-0"  # a place in the stream that is never reached
-_LEASE = 10_000  # milliseconds, twice which a replica counts as alive
+_LEASE = 10.0  # seconds, twice which a replica counts as alive
 
 
 @frozen
@@ -45,25 +47,31 @@ async def ls(engine: Engine, level: RiskLevel | None = None) -> AsyncIterator[Sh
     """Yield what is in the queue, of one *level* or of all: the ready in the order of sending, then the others."""
     for rank, each in enumerate(RiskLevel, 1):
         after = "-inf"
-        while level in (None, each) and (told := await _call(engine, "list", level=rank, after=after))["signals"]:
-            for row in told["signals"]:
+        while level in (None, each) and (rows := (await _call(engine, "list", level=rank, after=after))["signals"]):
+            for row in rows:
                 yield _shared(row)
-            after = told["after"]
-    for row in (await _call(engine, "list_others"))["signals"] or ():
+            after = rows[-1][1]
+    for row in (await _call(engine, "list"))["signals"] or ():
         if level in (None, (shared := _shared(row)).signal.risk_level):
             yield shared
 
 
 def _shared(row: Sequence[object]) -> Shared:
-    number, came, attempts, arrived, text, waits = row
-    signal = RiskSignal.from_json(json.loads(str(text)))
-    enqueued_at = datetime.fromtimestamp(int(str(came)) / 1000, UTC)
-    return Shared(int(str(number)), signal, enqueued_at, int(str(attempts)), bool(arrived), str(waits))
+    number, _, came, _, attempts, arrived, text, waits = map(str, row)
+    signal = RiskSignal.from_json(json.loads(text))
+    enqueued_at = datetime.fromtimestamp(int(came) / 1e6, UTC)
+    return Shared(int(number), signal, enqueued_at, int(attempts), arrived == "1", waits)
 
 
 async def stats(engine: Engine) -> FleetStatistics:
     """Return what the fleet holds, and who holds it."""
-    return FleetStatistics.of(await _call(engine, "statistics"))
+    told = await _call(engine, "statistics")
+    return FleetStatistics.of(told["fleet"], budget(told["view"], engine.anchor))
+
+
+async def names(engine: Engine) -> list[str]:
+    """Return the names of all fleets that *engine* has ever had, whichever of them it was opened for."""
+    return await engine.fleets()
 
 
 async def import_signals(engine: Engine, signals: Iterable[RiskSignal]) -> int:
@@ -74,7 +82,7 @@ async def import_signals(engine: Engine, signals: Iterable[RiskSignal]) -> int:
         given |= {"number": count, "replica": replica, "after": _NO_NOTICES}
         told = await _call(engine, "admit", [encoded(signal) for signal in chunk], **given)
         count += sum(told["counts"])
-    await _call(engine, "bye", replica=replica)
+    await _call(engine, "leave", replica=replica)
     return count
 
 
@@ -92,20 +100,8 @@ async def drop(engine: Engine, *, row: int | None = None, level: RiskLevel | Non
     return dropped
 
 
-async def names(engine: Engine) -> list[str]:
-    """Return the names of all fleets that have a queue in the engine, whichever of them *engine* is for."""
-    found = set()
-    try:
-        async for key in engine._client.scan_iter(match=engine.pattern, count=1_000):
-            text = key.decode() if isinstance(key, bytes) else key
-            found.add(text.partition("{")[2].partition("}")[0])
-    except (engine._exceptions.ValkeyError, OSError, TimeoutError) as error:
-        raise StoreError(f"{engine.shown}: {error}") from None
-    return sorted(found)
-
-
 async def _call(engine: Engine, step: str, signals: Sequence[str] = (), **given: object) -> Any:
-    common = {"lease": _LEASE, "coalesce": False, "call": 1, "answered": 0, "epoch": ""}
+    common = {"lease": microseconds(_LEASE), "coalesce": False, "call": 1, "answered": 0, "epoch": ""}
     try:
         return await engine.call(step, common | given, signals)
     except EngineAway as away:

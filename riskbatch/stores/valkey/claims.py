@@ -1,68 +1,54 @@
-"""What a replica agrees upon with the engine before it sends, what it then sends, and what it tells of the end."""
+"""What this replica has in flight: its claims, each under a lease, and what the engine is owed of those that ended."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
-from attrs import frozen
+import attrs
 
 from ...batcher import Batch
 from ...okta.rate_limits import Budget
-from .engine import milliseconds
+from ...receipts import Outcome, Receipt
+from .engine import microseconds
 
 
-@frozen
-class Terms:
+class Claim:
     """
-    On what terms a replica would send now.
+    One request of this replica.
 
-    Attributes:
-        sending: Whether at all; otherwise it only looks what there is to know.
-        express: Whether a payload full of HIGH may leave before the pace.
-        high_after: Seconds until a request with a HIGH may leave.
-        others_after: The same for all others.
-        draining: The replica ends. If it is the last, nothing is gained by pace or reserve.
-    """
-
-    sending: bool = True
-    express: bool = True
-    high_after: float = 0.0
-    others_after: float = 0.0
-    draining: bool = False
-
-
-class Claim(Batch):
-    """
-    What one request of this replica carries, under a lease.
-
-    Attributes:
+    Args:
+        batch: What it carries.
         name: Of the claim, and of its permit.
         give_up_at: When the lease may end, on the loop clock: the request must be given up before.
+
+    Attributes:
         unsent: No request was made, so that the permit is free again.
+        is_told: The engine knows how it ended.
         budgets: What the answer said of the budget.
         refused: The answer was a 429 for the rate.
         answered_at: When it ended, on the loop clock.
-        landed, back, suspects: What became of its signals, as the script wants it.
+        settled, back, suspects: What became of its signals, as the scripts want it.
     """
 
-    def __init__(self, subjects_per_event: int, name: str, give_up_at: float) -> None:
-        super().__init__(subjects_per_event)
+    def __init__(self, batch: Batch, name: str, give_up_at: float) -> None:
+        self.batch = batch
         self.name = name
         self.give_up_at = give_up_at
-        self._timeout: asyncio.Timeout | None = None
-        self.unsent = False
+        self.unsent = self.is_told = self.refused = False
         self.budgets: list[Budget] = []
-        self.refused = False
         self.answered_at = 0.0
-        self.landed: list[dict[str, object]] = []
+        self.settled: list[dict[str, object]] = []
         self.back: list[dict[str, object]] = []
         self.suspects: list[dict[str, object]] = []
+        self._timeout: asyncio.Timeout | None = None
 
     def keep_unsent(self) -> None:
         """Note that no request is made of it."""
         self.unsent = True
-        for entry in self.entries:
-            entry.attempts -= 1
+        for receipt in self.batch.receipts:
+            receipt.attempts -= 1
 
     def renew(self, give_up_at: float) -> None:
         """Keep it until *give_up_at*."""
@@ -85,37 +71,107 @@ class Claim(Batch):
             self._timeout = None
 
     def answer(self) -> dict[str, object]:
-        """Return what the script is told of the end."""
+        """Return what the engine is told of the end."""
+        tried = {str(r.sequence): -r.attempts if r.may_have_arrived else r.attempts for r in self.batch.receipts}
         return {
             "claim": self.name,
             "unsent": self.unsent,
-            "budgets": [_budget(budget) for budget in self.budgets if not budget.is_concurrency()],
-            "refused": self.refused,
-            "landed": self.landed,
+            "settled": self.settled,
             "back": self.back,
             "suspects": self.suspects,
-            "tried": {str(r.row): -r.attempts if r.may_have_arrived else r.attempts for r in self.entries},
+            "tried": tried,
         }
 
 
-@frozen
-class Look:
+class Claims:
     """
-    What a look at the shared queue found.
+    All claims of one replica.
+
+    Args:
+        period: Seconds after which the permit of an answered request comes back.
+        lease: Seconds that a claim lasts.
 
     Attributes:
-        claim: What to send now, if anything.
-        again_after: Seconds until something may change by itself.
-        next_after: Seconds until this replica could send, as it stands; infinity if there is nothing.
+        owed: Claims that have ended, in order, and of which the engine does not know all yet.
     """
 
-    claim: Claim | None
-    again_after: float
-    next_after: float
+    def __init__(self, period: float, lease: float) -> None:
+        self.owed: deque[Claim] = deque()
+        self._period = period
+        self._lease = lease
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[Batch, Claim] = {}
+        self._of: dict[Receipt, Claim] = {}
+        self._spent: deque[tuple[str, float]] = deque()  # permits of answered requests, and when that was
 
+    def open(self, batch: Batch, name: str, give_up_at: float) -> Claim:
+        """Begin the claim *name* of *batch*."""
+        claim = self._open[batch] = Claim(batch, name, give_up_at)
+        self._of |= dict.fromkeys(batch.receipts, claim)
+        return claim
 
-def _budget(budget: Budget) -> dict[str, object]:
-    told: dict[str, object] = {"limit": budget.limit, "remaining": budget.remaining}
-    if budget.resets_after is not None:
-        told["resets_after"] = milliseconds(budget.resets_after)
-    return told
+    def __getitem__(self, batch: Batch) -> Claim:
+        return self._open[batch]
+
+    @property
+    def known(self) -> list[str]:
+        """The names of claims that the engine must keep."""
+        return [claim.name for claim in (*self._open.values(), *self.owed)]
+
+    @property
+    def spent(self) -> list[str]:
+        """The names of permits that come back later, since their requests were answered."""
+        return [name for name, _ in self._spent]
+
+    def permits_out(self, now: float) -> list[tuple[str, float]]:
+        """Return the permits that are out, and the seconds until they come back at the latest."""
+        flying = [(claim.name, self._period + self._lease) for claim in self._open.values()]
+        ended = [(claim.name, claim.answered_at) for claim in self.owed if not claim.unsent]
+        back = [(name, at + self._period - now) for name, at in (*self._spent, *ended)]
+        return flying + [(name, after) for name, after in back if after > 0]
+
+    def renew(self, names: Iterable[str], known: Iterable[str], give_up_at: float) -> None:
+        """Keep the claims with *names* until *give_up_at*; the others of those *known* have been taken away."""
+        kept, asked = set(names), set(known)
+        for claim in self._open.values():
+            if claim.name in asked:
+                claim.renew(give_up_at if claim.name in kept else self._loop.time())
+
+    # -- what became of the signals
+
+    def settle(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+        """Note the outcomes of *receipts*, which one request carried."""
+        told: dict[Outcome, list[str]] = {}
+        for receipt in receipts:
+            told.setdefault(outcome(receipt), []).append(str(receipt.sequence))
+        for ended, ids in told.items():
+            detail = json.dumps(attrs.asdict(ended))
+            self._of[receipts[0]].settled.append({"outcome": type(ended).__name__, "detail": detail, "ids": ids})
+
+    def put_back(self, receipts: Sequence[Receipt], ready_at: float) -> None:
+        """Note that *receipts*, which one request carried, wait again."""
+        if receipts:
+            self._of[receipts[0]].back.append(self._returning(receipts, ready_at))
+
+    def suspect(self, group: Sequence[Receipt], ready_at: float) -> None:
+        """Note that a *group* of what one request carried is to be probed."""
+        self._of[group[0]].suspects.append(self._returning(group, ready_at))
+
+    def _returning(self, receipts: Sequence[Receipt], ready_at: float) -> dict[str, object]:
+        after = microseconds(max(0.0, ready_at - self._loop.time()))
+        return {"ids": [str(receipt.sequence) for receipt in receipts], "after": after}
+
+    def finish(self, batch: Batch) -> None:
+        """Owe the engine what became of *batch*."""
+        claim = self._open.pop(batch)
+        for receipt in batch.receipts:
+            del self._of[receipt]
+        self.owed.append(claim)
+
+    def note_told(self, claim: Claim) -> None:
+        """Remember the permit of a *claim* that the engine knows to be answered."""
+        if not claim.unsent and not claim.is_told:
+            self._spent.append((claim.name, claim.answered_at))
+        claim.is_told = True
+        while self._spent and self._spent[0][1] + self._period < self._loop.time():
+            self._spent.popleft()

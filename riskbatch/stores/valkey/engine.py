@@ -1,48 +1,54 @@
 """
-A queue and a budget that many processes share, in Valkey or Redis: the connection, and the engine's clock on ours.
+The connection to a Valkey or Redis: one call of a script, what its failures mean, and how a signal is written there.
 
-Every step is one call of valkey.lua, which is where order and budget are kept; fleet.py is a replica's side of it.
+All of an engine's failures pass, but those that a person must mend: a wrong password, a missing right, a foreign key.
 """
 
 import asyncio
-import hashlib
 import json
-import logging
 import os
 import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
-
 from ...errors import ConfigurationError, StoreError
 from ...signals import RiskLevel, RiskSignal
+from .clock import Anchor, EngineClock
+from .scripts import KEYS, digest, script
+from .statistics import FleetStatistics
 
 if TYPE_CHECKING:
     from valkey.asyncio import Valkey, ValkeyCluster
 
-logger = logging.getLogger("riskbatch")
+__all__ = [
+    "Engine",
+    "EngineAway",
+    "EngineFull",
+    "FleetStatistics",
+    "ValkeyStore",
+    "encoded",
+    "identity",
+    "microseconds",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # no braces, since those say what decides a cluster's slot
-_KEYS = [
-    *("state", "signals", "tried", "high", "medium", "low", "held", "groups", "suspects", "expiring", "by-ip"),
-    *("claims", "permits", "replicas", "calls", "admitted", "notices"),
-]  # in the order of valkey.lua
-_LAYOUT = 1  # of the keys; replicas with another one do not see each other's
+_LAYOUT = 2  # of the keys; replicas with another one do not see each other's
 _RANK = {level: str(rank) for rank, level in enumerate(RiskLevel, 1)}
-_DRIFT = 0.001  # seconds a second: twice what an operating system slews a clock by
-_GRAIN = 0.002  # seconds: the engine's times are whole milliseconds
+# Redis before 7 wraps an error of a command in one of the script. Source: the engines' error texts, read 2026-11-26.
+_FOR_GOOD = ("NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE", "ACL failure in script")
 
 
 class EngineAway(Exception):  # noqa: N818 - it passes
     """The engine did not answer, or cannot answer now. What was asked may have been done."""
+
+
+class EngineFull(EngineAway):
+    """The engine is at `maxmemory`: it admits nothing, and does all else. What was asked was not done."""
 
 
 class ValkeyStore:
@@ -130,11 +136,6 @@ def _maker(engine: Any, timeout: float) -> Any:
     raise ConfigurationError(message)  # outside of the handler: the error may hold the password
 
 
-@cache
-def _script() -> str:
-    return files(__package__).joinpath("valkey.lua").read_text(encoding="utf-8")
-
-
 class Engine:
     """
     One fleet's part of a Valkey.
@@ -143,7 +144,7 @@ class Engine:
         client: Of the valkey package.
         name: Of the fleet.
         shown: Where it is, without credentials.
-        timeout: Seconds of a call, for a client that has none of its own.
+        timeout: Seconds of a call.
         owned: Whether the client is closed with this.
     """
 
@@ -154,142 +155,112 @@ class Engine:
         self._timeout = timeout
         self._owned = owned
         self._exceptions = exceptions
-        self._keys = [f"riskbatch:{_LAYOUT}:{{{name}}}:{key}" for key in _KEYS]
-        self.pattern = f"riskbatch:{_LAYOUT}:{{*}}:*"  # of the keys of every fleet
-        self._digest = hashlib.sha1(_script().encode(), usedforsecurity=False).hexdigest()  # as EVALSHA wants it
+        self._failures = tuple(each for each in vars(exceptions).values() if _is_exception(each))
+        self._nodes = dict(client.nodes_manager.startup_nodes) if hasattr(client, "nodes_manager") else {}
+        self._asking: set[asyncio.Future[Any]] = set()
+        self._keys = [f"{_prefix(name)}{key}" for key in KEYS]
         self.name = name
         self.shown = shown
         self.clock = EngineClock()
+        self.anchor = Anchor(0, 0.0)
 
     async def call(self, step: str, arguments: Mapping[str, object], signals: Sequence[str] = ()) -> dict[str, Any]:
         """
-        Carry out a *step* of the script.
+        Run the script *step*, and read the engine's clock in its answer.
 
         Raises:
             EngineAway: No answer came, or the engine cannot do it at the moment.
             StoreError: It never will: the password is wrong, a right is missing, the keys hold something else.
         """
         loop = asyncio.get_running_loop()
-        given = [step, json.dumps(arguments, separators=(",", ":")), *signals]
         sent = loop.time()
         try:
-            async with asyncio.timeout(self._timeout):
-                text = await self._evaluate(given)
-        except (self._exceptions.AuthenticationError, self._exceptions.NoPermissionError) as error:
-            raise StoreError(f"{self.shown} refuses: {error}") from None
-        except (self._exceptions.ConnectionError, self._exceptions.TimeoutError, OSError, TimeoutError) as error:
-            raise EngineAway(f"{self.shown}: {type(error).__name__}: {error}") from None
-        except self._exceptions.ResponseError as error:
+            text = await self._in_time(step, [json.dumps(arguments, separators=(",", ":")), *signals])
+        except (*self._failures, OSError, TimeoutError) as error:
+            await self._mend(error)
             raise self._judge(error) from None
+        return self._read(text, sent, loop.time())
+
+    async def _in_time(self, step: str, given: list[str]) -> Any:
+        """Ask in a task of its own: the package can swallow a cancellation while it connects, and then ours hangs."""
+        asking = asyncio.ensure_future(self._evaluate(step, given))
+        self._asking.add(asking)
+        asking.add_done_callback(self._forget)
+        try:
+            await asyncio.wait({asking}, timeout=self._timeout)
+        finally:
+            asking.cancel()
+        if not asking.done() or asking.cancelled():
+            raise TimeoutError(f"no answer within {self._timeout} s")
+        return asking.result()
+
+    def _forget(self, asking: "asyncio.Future[Any]") -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # which nobody awaits if the call was given up
+
+    async def _evaluate(self, step: str, given: list[str]) -> Any:
+        # Not the package's own Script: it needs the right to SCRIPT LOAD, and loads to one node of a cluster's.
+        try:
+            return await self._client.evalsha(digest(step), len(self._keys), *self._keys, *given)
+        except self._exceptions.NoScriptError:
+            return await self._client.eval(script(step), len(self._keys), *self._keys, *given)
+
+    def _read(self, text: str | bytes, sent: float, received: float) -> dict[str, Any]:
         reply: dict[str, Any] = json.loads(text)
-        self.clock.read(int(reply["now"]) / 1000, int(reply["skew"]), sent, loop.time())
+        self.anchor = Anchor(int(reply["now"]), received)
+        self.clock.read(self.anchor.engine / 1e6, int(reply["skew"]), sent, received)
         return reply
 
-    async def _evaluate(self, given: list[str]) -> Any:
-        try:
-            return await self._client.evalsha(self._digest, len(self._keys), *self._keys, *given)
-        except self._exceptions.NoScriptError:
-            return await self._client.eval(_script(), len(self._keys), *self._keys, *given)
+    async def _mend(self, error: Exception) -> None:
+        """Let the next call reach the engine that is there by then, which the package does not see to by itself."""
+        if self._nodes:  # a cluster's client forgets the nodes that it began with when it could not reach them
+            self._client.nodes_manager.startup_nodes.update(self._nodes)
+        elif isinstance(error, self._exceptions.ReadOnlyError) or "READONLY" in str(error):
+            # The address leads to another engine now, the open connections to the old one.
+            with suppress(*self._failures, OSError):
+                await self._client.connection_pool.disconnect()
 
     def _judge(self, error: Exception) -> Exception:
         said = str(error)
-        if said.startswith(("NOPERM", "NOAUTH", "WRONGPASS", "WRONGTYPE")):
+        exceptions = self._exceptions
+        refusals = (exceptions.AuthenticationError, exceptions.AuthorizationError, exceptions.NoPermissionError)
+        if isinstance(error, refusals) or any(word in said for word in _FOR_GOOD):
             return StoreError(f"{self.shown} refuses: {said}")
-        # LOADING, READONLY after a failover, OOM, MISCONF, CLUSTERDOWN, BUSY and their like pass.
-        return EngineAway(f"{self.shown}: {said}")
+        is_full = isinstance(error, exceptions.OutOfMemoryError) or "OOM" in said
+        kind = EngineFull if is_full else EngineAway
+        return kind(f"{self.shown}: {type(error).__name__}: {said}")
+
+    async def fleets(self) -> list[str]:
+        """Return the names of all fleets in the engine. It walks through all keys there, so it is for operators."""
+        start, end = _prefix("\0").split("\0")
+        try:
+            keys = [key async for key in self._client.scan_iter(match=f"{start}*{end}state", count=1000)]
+        except (*self._failures, OSError, TimeoutError) as error:
+            raise StoreError(str(self._judge(error))) from None
+        return sorted(_text(key)[len(start) : -len(f"{end}state")] for key in keys)
 
     async def close(self) -> None:
-        """Give up the connection."""
+        """Give up the connection, and what is still being asked."""
+        for _ in range(3):  # the first cancellation of a call may have been swallowed
+            for asking in self._asking:
+                asking.cancel()
+            if self._asking:
+                await asyncio.wait(set(self._asking), timeout=self._timeout / 3)
         if self._owned:
             await self._client.aclose()
 
 
-@frozen
-class FleetStatistics:
-    """
-    A snapshot of a fleet, as of this replica's last look: some seconds old at most, older while the engine is away.
-
-    Attributes:
-        replicas: How many signals each replica has in flight, by its name (`host:pid:random`).
-        alive: Replicas that were heard of within two leases.
-        waiting: Signals in the shared queue, of all replicas.
-        ready_by_level: Those of them that no retry holds back.
-        in_flight: Signals in requests that have no answer yet.
-        admitted: Signals that were let in since the queue was made.
-        accepted: Signals that Okta took.
-        requests: Requests sent since the queue was made, by all.
-        limit: Requests a window allows the fleet now.
-        permits: Requests that the fleet could send now as far as the window is concerned.
-        held_after: Seconds until the server's word that nothing can be taken ends; 0.0 if there is none.
-        away: Why the engine cannot be reached; `None` if it can.
-    """
-
-    replicas: Mapping[str, int] = field(factory=lambda: MappingProxyType({}))
-    alive: int = 0
-    waiting: int = 0
-    ready_by_level: Mapping[RiskLevel, int] = field(factory=lambda: MappingProxyType(dict.fromkeys(RiskLevel, 0)))
-    in_flight: int = 0
-    admitted: int = 0
-    accepted: int = 0
-    requests: int = 0
-    limit: int = 0
-    permits: int = 0
-    held_after: float = 0.0
-    away: str | None = None
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> "FleetStatistics":
-        """Read what the engine tells."""
-        return cls(
-            replicas=MappingProxyType(dict(told["replicas"])),
-            alive=told["alive"],
-            waiting=told["waiting"],
-            ready_by_level=MappingProxyType(dict(zip(RiskLevel, told["ready"], strict=True))),
-            in_flight=told["in_flight"],
-            admitted=told["admitted"],
-            accepted=told["settled"]["Accepted"],
-            requests=told["requests"],
-            limit=told["limit"],
-            permits=told["permits"],
-            held_after=told["held_after"] / 1000,
-        )
+def _prefix(name: str) -> str:
+    return f"riskbatch:{_LAYOUT}:{{{name}}}:"
 
 
-class EngineClock:
-    """
-    Where the engine's clock is on ours, to within the time that an answer took.
+def _text(key: str | bytes) -> str:
+    return key if isinstance(key, str) else key.decode()
 
-    The engine's is a wall clock, which an administrator, NTP or a failover to another host may step; ours only runs
-    on. So a step shows itself, and the script can be told of it (`skew`), before a permit comes back early.
 
-    Attributes:
-        step: Seconds by which the engine's clock was found to be ahead of where it should be; 0.0 if it was not.
-        skew: The milliseconds that the fleet has corrected the engine's clock by.
-    """
-
-    def __init__(self) -> None:
-        self._low = self._high = self._read_at = 0.0
-        self._known = False
-        self.skew = 0
-        self.step = 0.0
-
-    def read(self, engine: float, skew: int, sent: float, received: float) -> None:
-        """Note that the *engine*'s clock, corrected by *skew*, was read between *sent* and *received* on ours."""
-        low, high = engine - received - _GRAIN, engine - sent + _GRAIN
-        if not self._known or skew != self.skew:
-            self._low, self._high, self.step = low, high, 0.0
-        else:
-            drift = _DRIFT * (received - self._read_at)
-            old_low, old_high = self._low - drift, self._high + drift
-            self.step = low - old_high if low > old_high else high - old_low if high < old_low else 0.0
-            if self.step == 0.0:
-                self._low, self._high = max(low, old_low), min(high, old_high)
-        self._known, self.skew, self._read_at = True, skew, received
-
-    def span(self, now: float) -> tuple[float, float] | None:
-        """Return the earliest and the latest that the engine's clock can show at *now* on ours, if that is known."""
-        drift = _DRIFT * (now - self._read_at)
-        return (now + self._low - drift, now + self._high + drift) if self._known else None
+def _is_exception(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Exception)
 
 
 def identity() -> str:
@@ -297,16 +268,16 @@ def identity() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def milliseconds(seconds: float) -> int:
-    """Return *seconds* as the script has them."""
-    return round(seconds * 1000)
+def microseconds(seconds: float) -> int:
+    """Return *seconds* as the scripts have them."""
+    return round(seconds * 1e6)
 
 
 def encoded(signal: RiskSignal) -> str:
-    """Return what the script wants to know of a *signal*: level, milliseconds until it expires, JSON."""
+    """Return what the scripts want to know of a *signal*: level, microseconds until it expires, JSON."""
     expires_after: object = "-"
     if signal.expires_at is not None:  # a difference, since the clocks of two hosts do not agree
-        expires_after = round((signal.expires_at - datetime.now(UTC)).total_seconds() * 1000)
+        expires_after = microseconds((signal.expires_at - datetime.now(UTC)).total_seconds())
     told = {**signal.to_json(), "timestamp": _exactly(signal.timestamp)}
     if signal.expires_at is not None:
         told["expiresAt"] = _exactly(signal.expires_at)

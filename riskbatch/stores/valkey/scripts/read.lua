@@ -1,0 +1,2 @@
+-- Learn what was settled. Relies on rows.lua.
+return reply({notices = notices()})

@@ -21,7 +21,7 @@ class Event(NamedTuple):
     Attributes:
         level: The level, and the other one that it has in a case that is named.
         meaning: What happened.
-        fields: The fields that it may have, without their prefix. Lines of an `EventLog` have `org` and `held_back` too.
+        fields: Those that it may have, without their prefix; lines of an `EventLog` have `org` and `held_back` too.
     """
 
     level: str
@@ -55,7 +55,7 @@ EVENTS = {
     "engine_unsafe": Event("WARNING", "the engine's settings allow it to lose signals", "reason"),
     "defect": Event("ERROR", "a request failed in an unexpected way; its signals wait again"),
     "crashed": Event("ERROR", "the sender failed, which is a defect; the client is closed"),
-    "draining": Event("INFO (WARNING after Ctrl-C)", "the block is being left; so many signals wait", "waiting timeout"),
+    "draining": Event("INFO (WARNING after Ctrl-C)", "the block is left; so many signals wait", "waiting timeout"),
     "closed": Event(
         "INFO (WARNING if signals are lost)",
         "the client is closed; one field for each outcome",

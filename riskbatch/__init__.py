@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .limiter import Limiter, RateLimit
     from .okta.auth import ApiToken, ServiceApp
     from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
-    from .signals import RiskLevel, RiskSignal, parse_signals
+    from .signals import RiskLevel, RiskSignal, clean_message, parse_signals
     from .statistics import Statistics
     from .stores import SqliteStore, Store
     from .stores.valkey.engine import FleetStatistics, ValkeyStore
@@ -56,6 +56,7 @@ __all__ = [
     "Superseded",
     "ValkeyStore",
     "WrongLoop",
+    "clean_message",
     "parse_signals",
 ]
 

@@ -18,7 +18,7 @@ from .log import log_fields
 from .okta.http import Middleware
 from .okta.risk_events import PATH
 from .okta.transport import aiohttp_transport, open_session, with_middleware
-from .prioritizer import Prioritizer, oldest
+from .prioritizer import Prioritizer, since
 from .queue import Books, Queue
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
@@ -216,7 +216,7 @@ class Lifespan:
             waiting_by_level=MappingProxyType(queue.waiting_by_level()),
             entering=self.handoff.size,
             in_flight=books.in_flight,
-            oldest_waiting=now - min(now, *map(oldest, queue.prioritizer.lanes.values())),
+            oldest_waiting=now - min(now, *map(since, queue.prioritizer.lanes.values())),
             put_back=sender.counts.put_back,
             requests=sender.counts.requests,
             requests_in_flight=sender.counts.requests_in_flight,

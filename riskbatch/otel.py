@@ -26,7 +26,9 @@ from yarl import URL
 try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError:
-    raise ModuleNotFoundError("riskbatch.otel needs OpenTelemetry's API: in a checkout of riskbatch, pip install '.[otel]'") from None
+    raise ModuleNotFoundError(
+        "riskbatch.otel needs OpenTelemetry's API: in a checkout of riskbatch, pip install '.[otel]'"
+    ) from None
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import SpanKind, Status, StatusCode

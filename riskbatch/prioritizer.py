@@ -10,7 +10,7 @@ retry is due, is suspected after a batch that carried it was refused, or was fou
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain, count, islice, takewhile
@@ -19,10 +19,10 @@ from attrs import frozen
 
 from .batcher import Batch, EventSlots
 from .okta.risk_events import MAX_EVENTS
+from .probes import Probes
 from .receipts import Receipt
 from .signals import RiskLevel
 
-_PROBE_EVERY = 16  # batches, while suspects wait: half of a window's 30 requests
 _HIGH = RiskLevel.HIGH
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
 _LOWEST_FIRST = tuple(reversed(RiskLevel))
@@ -54,6 +54,98 @@ class Demand:
     low_since: float = math.inf
 
 
+class Places:
+    """
+    Where each waiting signal stands: ready in the lane of its level, or aside. A place is unique among all that waits.
+
+    Attributes:
+        lanes: The ready signals of each level by place, the first to be sent first.
+    """
+
+    def __init__(self) -> None:
+        self.lanes: dict[RiskLevel, OrderedDict[int, Receipt]] = {level: OrderedDict() for level in RiskLevel}
+        self._aside: dict[int, Receipt] = {}
+
+    def __len__(self) -> int:
+        return len(self._aside) + sum(map(len, self.lanes.values()))
+
+    def __iter__(self) -> Iterator[Receipt]:
+        return chain(self._aside.values(), *(lane.values() for lane in self.lanes.values()))
+
+    def __contains__(self, receipt: Receipt) -> bool:
+        return self.is_aside(receipt) or self.lanes[receipt.signal.risk_level].get(receipt.place) is receipt
+
+    def count(self) -> dict[RiskLevel, int]:
+        """Count what waits, by level."""
+        counts = {level: len(lane) for level, lane in self.lanes.items()}
+        for receipt in self._aside.values():
+            counts[receipt.signal.risk_level] += 1
+        return counts
+
+    def is_aside(self, receipt: Receipt) -> bool:
+        """Tell whether *receipt* waits here, but not in a lane."""
+        return self._aside.get(receipt.place) is receipt
+
+    def highest_ready(self) -> RiskLevel | None:
+        """Return the highest level of which a signal is ready."""
+        return next((level for level, lane in self.lanes.items() if lane), None)
+
+    def oldest(self, level: RiskLevel) -> Receipt | None:
+        """Return the first signal of *level*, ready or not."""
+        # What failed within the longest delay is at most a window's requests, so this is a short search.
+        aside = (receipt for receipt in self._aside.values() if receipt.signal.risk_level is level)
+        return min(chain(islice(self.lanes[level].values(), 1), aside), key=_place, default=None)
+
+    def append(self, receipt: Receipt) -> None:
+        """Let a newcomer stand at the end of its lane, or in its place if another one stood there."""
+        self.lanes[receipt.signal.risk_level][receipt.place] = receipt
+
+    def set_aside(self, receipt: Receipt) -> None:
+        """Let *receipt* wait outside the lanes."""
+        self._aside[receipt.place] = receipt
+
+    def line_up(self, group: Iterable[Receipt]) -> None:
+        """Move those of *group* that are aside to their lanes."""
+        by_level: dict[RiskLevel, list[Receipt]] = {}
+        for receipt in group:
+            if self.is_aside(receipt):
+                del self._aside[receipt.place]
+                by_level.setdefault(receipt.signal.risk_level, []).append(receipt)
+        for level, receipts in by_level.items():
+            _insert(self.lanes[level], receipts)
+
+    def line_up_all(self) -> None:
+        """Move all that is aside to the lanes."""
+        self.line_up(list(self._aside.values()))
+
+    def remove(self, receipt: Receipt) -> None:
+        """Let *receipt* wait no more."""
+        if self.is_aside(receipt):
+            del self._aside[receipt.place]
+        else:
+            del self.lanes[receipt.signal.risk_level][receipt.place]
+
+
+def _insert(lane: OrderedDict[int, Receipt], receipts: list[Receipt]) -> None:
+    """
+    Put *receipts* in *lane*, by place.
+
+    What comes back belongs to the front, among what other requests brought back: few. What a store loads is the last.
+    """
+    returned = []
+    for receipt in sorted(receipts, key=_place):
+        if not lane or receipt.place > next(reversed(lane)):
+            lane[receipt.place] = receipt
+        else:
+            returned.append(receipt)
+    if returned:
+        last = returned[-1].place
+        front = takewhile(lambda receipt: receipt.place < last, lane.values())
+        for receipt in sorted((*front, *returned), key=_place, reverse=True):
+            lane[receipt.place] = receipt
+            lane.move_to_end(receipt.place, last=False)
+
+
 class Prioritizer:
     """
     All that waits, and the order among it.
@@ -67,30 +159,25 @@ class Prioritizer:
     """
 
     def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
-        self.lanes: dict[RiskLevel, OrderedDict[int, Receipt]] = {level: OrderedDict() for level in RiskLevel}
         self.subjects_per_event = subjects_per_event
-        self._aside: dict[int, Receipt] = {}  # by place, which is unique among all that waits
+        self._places = Places()
+        self.lanes = self._places.lanes
+        self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
         self._held: list[tuple[float, int, list[Receipt], bool]] = []  # heap of (ready at, tie, group, are suspects)
-        self._suspects: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
-        self._probed_last = False
-        self._passed_over = 0  # batches taken since the last probe, while suspects waited
-        self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
+        self._probes = Probes(self._places.is_aside)
         self._deadlines: list[tuple[float, int, Receipt]] = []  # heap; what waits no more is dropped when it comes up
         self._expired: list[Receipt] = []  # found by `take`, and aside until `overdue` removes them
-        self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
+        self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
         self._tie = count()
 
     @property
     def size(self) -> int:
         """How many signals wait."""
-        return len(self._aside) + sum(map(len, self.lanes.values()))
+        return len(self._places)
 
     def count(self) -> dict[RiskLevel, int]:
         """Count all that waits, by level."""
-        counts = {level: len(lane) for level, lane in self.lanes.items()}
-        for receipt in self._aside.values():
-            counts[receipt.signal.risk_level] += 1
-        return counts
+        return self._places.count()
 
     # -- coming in
 
@@ -98,13 +185,13 @@ class Prioritizer:
         """Add a new *receipt*; return the one that it supersedes, for the caller to settle."""
         if receipt.signal.risk_level is _HIGH:
             self._high_before, self._high_last = self._high_last, receipt.admitted_at
-        lane = self.lanes[receipt.signal.risk_level]
         old = None if self._by_ip is None else self._succeed(self._by_ip, receipt)
-        if old is None or lane.get(receipt.place) is old:
-            lane[receipt.place] = receipt  # at the end, or in the place of the old one
+        if old is None or self.lanes[receipt.signal.risk_level].get(receipt.place) is old:
+            self._places.append(receipt)
         else:
-            self._discard(old)
-            self._line_up([receipt])
+            self._places.remove(old)
+            self._places.set_aside(receipt)
+            self._places.line_up([receipt])
         if receipt.deadline is not None:
             self._watch(receipt, receipt.deadline)
         return old
@@ -118,7 +205,7 @@ class Prioritizer:
         superseded: list[Receipt] = []
         kept = [receipt for receipt in receipts if self._take_back(receipt, superseded)]
         if ready_at == -math.inf:
-            self._line_up_aside(kept)
+            self._places.line_up(kept)
         elif kept:
             heapq.heappush(self._held, (ready_at, next(self._tie), kept, False))
         return superseded
@@ -142,9 +229,9 @@ class Prioritizer:
             superseded.append(receipt)
             return False
         if self._by_ip is not None and (old := self._succeed(self._by_ip, receipt)) is not None:
-            self._discard(old)  # the older one came back first
+            self._places.remove(old)  # the older one came back first
             superseded.append(old)
-        self._aside[receipt.place] = receipt
+        self._places.set_aside(receipt)
         if receipt.deadline is not None:
             self._watch(receipt, receipt.deadline)
         return True
@@ -163,32 +250,12 @@ class Prioritizer:
         by_ip[receipt.signal.ip] = receipt
         return old
 
-    def _line_up(self, receipts: list[Receipt]) -> None:
-        """
-        Put *receipts* of one level in its lane, by place.
-
-        What comes back belongs to the front, among what other requests brought back: few.
-        """
-        lane = self.lanes[receipts[0].signal.risk_level]
-        returned = []
-        for receipt in sorted(receipts, key=_place):
-            if not lane or receipt.place > next(reversed(lane)):
-                lane[receipt.place] = receipt
-            else:
-                returned.append(receipt)
-        if returned:
-            last = returned[-1].place
-            front = takewhile(lambda receipt: receipt.place < last, lane.values())
-            for receipt in sorted((*front, *returned), key=_place, reverse=True):
-                lane[receipt.place] = receipt
-                lane.move_to_end(receipt.place, last=False)
-
     def _watch(self, receipt: Receipt, deadline: float) -> None:
         """Note the *deadline* of *receipt*; forget those of signals that wait no more once they are most of all."""
         heapq.heappush(self._deadlines, (deadline, next(self._tie), receipt))
         if len(self._deadlines) > 2 * self.size + MAX_EVENTS:
-            waiting = chain(self._aside.values(), *(lane.values() for lane in self.lanes.values()))
-            self._deadlines = [(each.deadline, next(self._tie), each) for each in waiting if each.deadline is not None]
+            dated = [(each.deadline, next(self._tie), each) for each in self._places if each.deadline is not None]
+            self._deadlines = dated
             heapq.heapify(self._deadlines)
 
     # -- going out
@@ -198,22 +265,9 @@ class Prioritizer:
         while self._held and self._held[0][0] <= now:
             _, _, group, are_suspects = heapq.heappop(self._held)
             if are_suspects:
-                self._suspects[group[0].signal.risk_level].append(group)
+                self._probes.add(group)
             else:
-                self._line_up_aside(group)
-
-    def _line_up_aside(self, group: Iterable[Receipt]) -> None:
-        """Move those of *group* that are still aside to their lanes."""
-        by_level: dict[RiskLevel, list[Receipt]] = {}
-        for receipt in group:
-            if self._is_aside(receipt):
-                del self._aside[receipt.place]
-                by_level.setdefault(receipt.signal.risk_level, []).append(receipt)
-        for receipts in by_level.values():
-            self._line_up(receipts)
-
-    def _is_aside(self, receipt: Receipt) -> bool:
-        return self._aside.get(receipt.place) is receipt
+                self._places.line_up(group)
 
     def ready_at(self) -> float:
         """Return when the next held-back signal becomes ready; infinity if none is held."""
@@ -221,13 +275,13 @@ class Prioritizer:
 
     def demand(self) -> Demand:
         """Tell what `take` would take. Call `release` and `overdue` first."""
-        high, medium, low = self.lanes.values()
-        if suspects := self._next_probe():
+        level = self._places.highest_ready()
+        if suspects := self._probes.next(level):
             # Suspects that were passed over long enough go like a HIGH, or a flood of HIGH would keep all permits.
-            return Demand(_HIGH if self._is_probe_due() else suspects[0].signal.risk_level, probe=True)
-        level = self._highest_ready()
+            return Demand(_HIGH if self._probes.is_due else suspects[0].signal.risk_level, probe=True)
         if level is None:
             return Demand(None)
+        high, medium, low = self.lanes.values()
         full_of_high = self._fills(high)
         return Demand(
             level,
@@ -235,9 +289,16 @@ class Prioritizer:
             full_of_high=full_of_high,
             high_before=self._high_before,
             high_last=self._high_last,
-            medium_since=oldest(medium),
-            low_since=oldest(low),
+            medium_since=since(medium),
+            low_since=since(low),
         )
+
+    def _fills(self, *lanes: OrderedDict[int, Receipt]) -> bool:
+        if self.subjects_per_event == 1:
+            return sum(map(len, lanes)) >= MAX_EVENTS
+        slots = EventSlots(self.subjects_per_event)
+        waiting = chain.from_iterable(lane.values() for lane in lanes)
+        return any(slots.place(receipt.signal) is None for receipt in waiting) or slots.is_full()
 
     def take(self, now: float, wall: datetime | None = None) -> Batch:
         """
@@ -247,67 +308,29 @@ class Prioritizer:
         has expired by *now*, or by the *wall* clock, does not ride; `overdue` returns it.
         """
         batch = Batch(self.subjects_per_event)
-        suspects = self._next_probe()
-        self._probed_last = batch.is_probe = bool(suspects)
+        suspects = self._probes.take(self._places.highest_ready())
+        batch.is_probe = bool(suspects)
         if suspects:
-            self._suspects[suspects[0].signal.risk_level].popleft()
-            self._passed_over = 0
             for suspect in suspects:
-                if suspect.has_expired(now, wall):
-                    self._expired.append(suspect)
-                else:
-                    batch.add(suspect)
-                    self._remove(suspect)
+                self._ride(suspect, batch, now, wall)
             return batch
-        self._passed_over += bool(self._first_suspects())
         for lane in self.lanes.values():
             while lane:
-                receipt = next(iter(lane.values()))
-                if receipt.has_expired(now, wall):
-                    self._aside[receipt.place] = lane.pop(receipt.place)
-                    self._expired.append(receipt)
-                elif batch.add(receipt):
-                    self._remove(receipt)
-                else:
+                if not self._ride(next(iter(lane.values())), batch, now, wall):
                     return batch
         return batch
 
-    def _highest_ready(self) -> RiskLevel | None:
-        return next((level for level, lane in self.lanes.items() if lane), None)
-
-    def _is_probe_due(self) -> bool:
-        return self._passed_over >= _PROBE_EVERY - 1
-
-    def _next_probe(self) -> list[Receipt]:
-        """
-        Return the suspects that `take` would take; none if it would take from the lanes.
-
-        Suspects rank by their level like all others, and take turns with their equals. But they cannot fill the free
-        slots of another batch, so they are not passed over for ever.
-        """
-        suspects = self._first_suspects()
-        ready = self._highest_ready()
-        if not suspects or ready is None or self._is_probe_due():
-            return suspects
-        level = suspects[0].signal.risk_level
-        is_next = _RANK[level] < _RANK[ready] or (level is ready and not self._probed_last)
-        return suspects if is_next else []
-
-    def _first_suspects(self) -> list[Receipt]:
-        for groups in self._suspects.values():
-            while groups:
-                groups[0] = [receipt for receipt in groups[0] if self._is_aside(receipt)]  # the rest is settled
-                if groups[0]:
-                    return groups[0]
-                groups.popleft()
-        return []
-
-    def _fills(self, *lanes: OrderedDict[int, Receipt]) -> bool:
-        if self.subjects_per_event == 1:
-            return sum(map(len, lanes)) >= MAX_EVENTS
-        slots = EventSlots(self.subjects_per_event)
-        waiting = chain.from_iterable(lane.values() for lane in lanes)
-        return any(slots.place(receipt.signal) is None for receipt in waiting) or slots.is_full()
+    def _ride(self, receipt: Receipt, batch: Batch, now: float, wall: datetime | None) -> bool:
+        """Move *receipt* to *batch*, or aside if it has expired; return False if it does not fit."""
+        if receipt.has_expired(now, wall):
+            self._places.remove(receipt)
+            self._places.set_aside(receipt)
+            self._expired.append(receipt)
+        elif not batch.add(receipt):
+            return False
+        else:
+            self._remove(receipt)
+        return True
 
     # -- leaving otherwise
 
@@ -320,11 +343,7 @@ class Prioritizer:
         for level in _LOWEST_FIRST:
             if _RANK[level] < _RANK[newcomer]:
                 return None
-            # What failed within the longest delay is at most a window's requests, so this is a short search.
-            aside = (receipt for receipt in self._aside.values() if receipt.signal.risk_level is level)
-            first = islice(self.lanes[level].values(), 1)
-            victim = min(chain(first, aside), key=_place, default=None)
-            if victim is not None:
+            if (victim := self._places.oldest(level)) is not None:
                 self._remove(victim)
                 return victim
         return None
@@ -334,21 +353,21 @@ class Prioritizer:
         found: list[Receipt] = []
         while len(found) < most and (self._expired or self.overdue_at() <= now):
             receipt = self._expired.pop() if self._expired else heapq.heappop(self._deadlines)[2]
-            if self._waits(receipt):
+            if receipt in self._places:
                 self._remove(receipt)
                 found.append(receipt)
         return found
 
     def overdue_at(self) -> float:
         """Return when to call `overdue` next; infinity if nothing that waits has a deadline."""
-        while self._deadlines and not self._waits(self._deadlines[0][2]):
+        while self._deadlines and self._deadlines[0][2] not in self._places:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else math.inf
 
     def everything(self) -> Iterator[Receipt]:
         """Remove and yield all that waits, the most important first."""
         self.release(math.inf)
-        self._line_up_aside(list(self._aside.values()))
+        self._places.line_up_all()
         for lane in self.lanes.values():
             while lane:
                 receipt = next(iter(lane.values()))
@@ -359,24 +378,14 @@ class Prioritizer:
         """Return the signal that waits for *ip*, if signals coalesce and there is one."""
         return None if self._by_ip is None else self._by_ip.get(ip)
 
-    def _waits(self, receipt: Receipt) -> bool:
-        return self._is_aside(receipt) or self.lanes[receipt.signal.risk_level].get(receipt.place) is receipt
-
     def _remove(self, receipt: Receipt) -> None:
-        """Remove *receipt*, wherever it waits."""
-        self._discard(receipt)
+        """Remove *receipt*; heaps and groups drop it when it comes up there."""
+        self._places.remove(receipt)
         if self._by_ip is not None:
             del self._by_ip[receipt.signal.ip]
 
-    def _discard(self, receipt: Receipt) -> None:
-        """Remove *receipt* from lane or aside; heaps and groups drop it when it comes up there."""
-        if self._is_aside(receipt):
-            del self._aside[receipt.place]
-        else:
-            del self.lanes[receipt.signal.risk_level][receipt.place]
 
-
-def oldest(lane: OrderedDict[int, Receipt]) -> float:
+def since(lane: OrderedDict[int, Receipt]) -> float:
     """Return when the first signal of *lane* was admitted; infinity if none stands there."""
     return next(iter(lane.values())).admitted_at if lane else math.inf
 

@@ -8,6 +8,7 @@ Source: Okta Management OpenAPI 2025.08.0, RiskEvent and RiskEventSubject (read 
 import enum
 import re
 import socket
+import unicodedata
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -44,7 +45,9 @@ def _canonical_ip(value: str | IPv4Address | IPv6Address) -> str:
     try:
         if isinstance(value, str):
             if ":" in value:
-                return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, value))
+                text = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, value))
+                # IPv4-mapped (RFC 4291, 2.5.5.2): what a dual-stack socket calls the IPv4 address behind the prefix
+                return text.removeprefix("::ffff:") if "." in text else text
             socket.inet_pton(socket.AF_INET, value)
             return value  # inet_pton takes one spelling of an IPv4 address only: four decimals without leading zeros
         if isinstance(value, IPv4Address | IPv6Address):
@@ -92,7 +95,8 @@ class RiskSignal:
     One IP address and the risk seen there. What exists is valid for Okta.
 
     Args:
-        ip: IPv4 or IPv6; kept in canonical text (`2001:DB8:0::1` becomes `2001:db8::1`).
+        ip: IPv4 or IPv6; kept in canonical text (`2001:DB8:0::1` becomes `2001:db8::1`, and `::ffff:203.0.113.7`
+            becomes the IPv4 address `203.0.113.7`).
         risk_level: The enum or its name.
         message: At most 512 characters of `a-z A-Z 0-9 space . - _`; shown in Okta's System Log.
         timestamp: When the risk was seen; aware. Now, if not given. Sent in UTC with milliseconds.
@@ -129,6 +133,28 @@ class RiskSignal:
         if self.expires_at is not None:
             obj["expiresAt"] = format_time(self.expires_at)
         return obj
+
+
+_MARKS = ("Mn", "Me")  # Unicode categories: accents that normalization has taken off their letters
+_READ = 8 * MAX_MESSAGE  # characters of a text that clean_message looks at, so that a huge one costs no time
+_is_separator = re.compile(r"[/\\:|=+~]").match  # what keeps words apart without a space, as in a URL or a path
+
+
+def clean_message(text: str) -> str:
+    """
+    Return the most of *text* that Okta's rule for messages allows; the result is always a valid `message`.
+
+    Accented letters lose their marks. `/ \\ : | = + ~` and dashes become a hyphen, and every other forbidden
+    character a space. Several hyphens or spaces in a row become one, and none stand at either end. At most 512
+    characters are kept. It may be empty.
+    """
+    letters = (c for c in unicodedata.normalize("NFKD", text[:_READ]) if unicodedata.category(c) not in _MARKS)
+    allowed = "".join(c if _is_message(c) else "-" if _keeps_apart(c) else " " for c in letters)
+    return re.sub(r"([ -])\1+", r"\1", allowed).strip(" -")[:MAX_MESSAGE].rstrip(" -")
+
+
+def _keeps_apart(character: str) -> bool:
+    return bool(_is_separator(character)) or unicodedata.category(character) == "Pd"
 
 
 def format_time(time: datetime) -> str:

@@ -9,13 +9,14 @@ from itertools import pairwise
 
 import attrs
 import pytest
-from fake_org import FakeOrg, balanced, client, outcomes, signal, signals
+from fake_org import FakeOrg, balanced, client, every_tick, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch import sender as sender_module
 from riskbatch.emulator import DEFAULT_TOKEN, Fault
 from riskbatch.okta.environment import check_org_url
 from riskbatch.okta.http import Unanswered
+from riskbatch.queue import SLICE
 
 URL = "https://acme.okta.com"
 AUTH = rb.ApiToken(DEFAULT_TOKEN)
@@ -178,6 +179,58 @@ async def test_a_cancelled_close_abandons_at_once_and_leaves_no_task(times):
         assert asyncio.all_tasks() == tasks
         assert all(isinstance(receipt.outcome, rb.Abandoned) for receipt in receipts)
     assert await now() == pytest.approx(1)
+
+
+async def test_what_is_left_is_abandoned_in_slices_though_the_time_is_up():
+    """The end of the time to close does not settle all that waits in one turn of the loop."""
+    in_turn, most, closing = 0, 0, []
+
+    def settled(_: rb.Receipt) -> None:
+        nonlocal in_turn
+        in_turn += 1
+        if not closing:  # now, as what is left is being abandoned, the time to close ends
+            closing.append(asyncio.create_task(c.aclose(0)))
+
+    def turned() -> None:
+        nonlocal in_turn, most
+        in_turn, most = 0, max(most, in_turn)
+
+    org = FakeOrg(script=lambda _: Fault.hang())
+    async with client(org, on_settled=settled, close_timeout=1) as c:
+        await c.enqueue_many(signals(20_000))
+        stop = every_tick(turned)
+    stop()
+    await closing[0]
+    assert c.statistics().abandoned == 20_000
+    assert most <= 2 * SLICE
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+async def test_an_interrupted_block_says_what_keeps_it(waiting, caplog):
+    """Ctrl-C is a cancellation; whoever pressed it is told how many wait, for how long, and what a second one does."""
+    entered = asyncio.Event()
+
+    async def service() -> None:
+        org = FakeOrg(script=lambda _: Fault.hang())
+        async with client(org, limit=rb.RateLimit(1, 3600.0), close_timeout=20) as c:
+            await c.enqueue(signal(99, "HIGH"))
+            await asyncio.sleep(1)  # in flight, with the one permit
+            for number in range(waiting):
+                await c.enqueue(signal(number))
+            entered.set()
+            await asyncio.sleep(1e6)
+
+    task = asyncio.create_task(service())
+    await entered.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    (line,) = [record for record in caplog.records if getattr(record, "riskbatch_event", "") == "draining"] or [None]
+    if waiting:
+        assert line.levelno == logging.WARNING
+        assert "3 signals wait for up to 20 s" in line.message
+        assert "second Ctrl-C" in line.message
+    else:
+        assert line is None  # an INFO, which is not captured here
 
 
 async def test_a_bad_timeout_is_refused_before_anything_happens():

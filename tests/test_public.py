@@ -17,12 +17,22 @@ import riskbatch
 HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. A wing is one room. The emulator stands apart.
 ORDER = """
-version errors log signals threads receipts okta batcher prioritizer limiter capacity queue trouble dispatcher sender
-stores statistics arguments lifespan client __init__ testing otel simulation cli __main__
+version errors log signals threads receipts okta batcher probes prioritizer limiter capacity queue trouble dispatcher
+sender stores statistics arguments lifespan client __init__ testing otel simulation cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 
-PURE = ["errors", "signals", "cli/records", "trouble", "prioritizer", "batcher", "okta/auth"]
+PURE = [
+    "errors",
+    "signals",
+    "cli/records",
+    "cli/formats/table",
+    "trouble",
+    "probes",
+    "prioritizer",
+    "batcher",
+    "okta/auth",
+]
 PURE += [f"okta/{name}" for name in ("http", "risk_events", "verdicts", "rate_limits", "error_bodies", "redaction")]
 PURE += ["okta/credentials"]
 CORE = {"aiohttp", "attrs", "cattrs", "aiolimiter", "multidict", "yarl"}  # aiohttp brings the last two

@@ -12,6 +12,8 @@ from typing import TextIO
 
 from .exits import INTERRUPTED, TERMINATED
 
+_LONGEST = 2_000  # characters of a line that is written
+
 
 class Stop:
     """
@@ -93,12 +95,13 @@ class Screen:
         return 79
 
     def say(self, text: str) -> None:
-        """Write *text* as lines of their own."""
-        self._write(f"{self._erased()}{text}\n")
+        """Write *text* as lines of their own; what it has from outside cannot steer the terminal."""
+        lines = "\n".join(printable(line, _LONGEST) for line in text.split("\n"))
+        self._write(f"{self._erased()}{lines}\n")
 
     def draw(self, line: str) -> None:
         """Put *line* in place of the one drawn before; nothing but carriage returns and spaces is needed for it."""
-        line = line[: self.width()]
+        line = printable(line, _LONGEST)[: self.width()]
         if line != self._drawn:
             self._write(f"{self._erased()}{line}")
             self._drawn = line
@@ -129,7 +132,12 @@ def because(error: OSError) -> str:
 
 
 def printable(text: str, most: int = 300) -> str:
-    """Return *text* as one bounded line: what a feed or a server says must not steer the terminal."""
+    """
+    Return *text* as one bounded line of printable characters.
+
+    Every text from outside passes through here on its way to the terminal: what a feed, a server or the name of a file
+    says must not steer it.
+    """
     line = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

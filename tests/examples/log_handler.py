@@ -8,7 +8,6 @@ A log handler: what any thread of a program logs about an address becomes a risk
 
 import asyncio
 import logging
-import re
 
 import riskbatch as rb
 
@@ -29,7 +28,7 @@ class RiskHandler(logging.Handler):
         if ip is None or record.name == "riskbatch":
             return
         risk = "HIGH" if record.levelno >= logging.ERROR else "MEDIUM" if record.levelno >= logging.WARNING else "LOW"
-        message = re.sub(r"[^a-zA-Z0-9 .\-_]", "_", record.getMessage())[:512]
+        message = rb.clean_message(record.getMessage())  # Okta refuses a colon, a comma, an accent
         try:
             self.client.enqueue_threadsafe(rb.RiskSignal(ip, risk, message=message))
         except rb.RiskbatchError:  # no address, no room, or closed: logging reports it as it does every failing handler

@@ -17,7 +17,7 @@ from collections import Counter
 import pytest
 
 from riskbatch import cli
-from riskbatch.cli import send
+from riskbatch.cli import report, sending, source
 from riskbatch.emulator import DEFAULT_TOKEN, Fault, OktaEmulator
 
 pytestmark = pytest.mark.asyncio
@@ -175,22 +175,22 @@ async def test_memory_stays_flat_while_megabytes_are_read(tmp_path, org, monkeyp
     text = lines(*(signal_(number, message="x" * 300, **time_) for number in range(10_000)))
     (tmp_path / "feed").write_text(text)
     held = []
-    read = send._Ledger.read
+    read = report.Report.read
 
-    def spied(ledger, record):
-        found = read(ledger, record)
-        held.append(len(ledger._under_way))
+    def spied(account, record, now):
+        found = read(account, record, now)
+        held.append(len(account._under_way))
         return found
 
-    monkeypatch.setattr(send, "CAPACITY", 1500)
-    monkeypatch.setattr(send._Ledger, "read", spied)
+    monkeypatch.setattr(sending, "CAPACITY", 1500)
+    monkeypatch.setattr(report.Report, "read", spied)
     async with OktaEmulator(limit=30, period=1.0, latency=0.3) as okta:
         org(okta)
         assert await run("send", tmp_path / "feed", *LIMIT, "--subjects-per-event", "50", "--quiet") == 0
 
         assert len(okta.signals) == 10_000
     assert len(text) > 3_000_000
-    assert 1500 < max(held) <= 1500 + send.CHUNK // 300  # a lot waits for room
+    assert 1500 < max(held) <= 1500 + source.READ // 300  # a lot waits for room
 
 
 # ------------------------------------------------------------------------------------------------ what is not
@@ -402,6 +402,21 @@ async def test_a_silent_pipe_does_not_hold_up_the_end():
     assert "Reading of standard input stopped with the record on line 1 " in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_feed_that_is_slow_to_read_can_be_stopped(number, tmp_path):
+    """While a megabyte of open quotes is read, Ctrl-C and SIGTERM end the run at once."""
+    (tmp_path / "feed.csv").write_bytes(b"ip,riskLevel\n10.0.0.1,HIGH\n" + b',x","\n' * 170_000)
+    async with scaled() as okta:
+        process = await spawn(okta, "send", tmp_path / "feed.csv", "--limit", "1/60s")
+        await until(lambda: okta.signals)
+        process.send_signal(number)
+        began = time.monotonic()
+        status, _, err = await ended(process)
+
+    assert time.monotonic() - began < 5
+    assert (status, counts(err)["accepted"]) == (128 + number, 1)
+
+
 # ------------------------------------------------------------------------------------------------ the terminal
 
 
@@ -451,7 +466,7 @@ async def test_progress_on_a_terminal_is_one_line_that_fits(columns, tmp_path):
 
 async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeypatch, capsys):
     (tmp_path / "feed").write_text(lines(*(signal_(n) for n in range(900))))
-    monkeypatch.setattr(send, "PLAIN_TICK", 0.25)
+    monkeypatch.setattr(sending, "PLAIN_TICK", 0.25)
     async with scaled() as okta:
         org(okta)
         okta.faults += [Fault.unavailable()]
@@ -466,8 +481,8 @@ async def test_without_a_terminal_progress_is_plain_lines(tmp_path, org, monkeyp
 async def test_trouble_is_shown(tmp_path, org, monkeypatch, capsys):
     """Why it goes slowly is said in the server's words."""
     (tmp_path / "feed").write_text(lines(signal_(1)))
-    monkeypatch.setattr(send, "PLAIN_TICK", 0.0)
-    monkeypatch.setattr(send, "TICK", 0.01)
+    monkeypatch.setattr(sending, "PLAIN_TICK", 0.0)
+    monkeypatch.setattr(sending, "TICK", 0.01)
     async with scaled(latency=0.05) as okta:
         org(okta)
         okta.faults += [Fault.unavailable()] * 4

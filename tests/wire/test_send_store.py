@@ -12,11 +12,7 @@ from contextlib import closing
 import pytest
 from test_cli_wire import LIMIT, counts, ended, lines, scaled, signal_, spawn, until
 
-import riskbatch as rb
-from riskbatch.cli import send, terminal
-from riskbatch.cli.records import Record
 from riskbatch.emulator import OktaEmulator
-from riskbatch.stores.sqlite.file import Bookmark
 
 KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", "30")) // 7)
 
@@ -188,26 +184,3 @@ async def test_operators_look_while_a_client_runs(feed, store):
         process.send_signal(signal.SIGINT)
         await ended(process)
     assert len(in_file(store)) == 280
-
-
-def test_a_bookmark_may_lie_within_a_record():
-    """Of a RiskEvent of which some subjects were taken, the others are read; of the invalid, only the new are told."""
-    event = {"subjects": [signal_(1), {"ip": "none", "riskLevel": "LOW"}, signal_(2), signal_(3)]}
-    records = [Record(1, signal_(0)), Record(2, event), Record(3, signal_(4))]
-
-    def read(bookmark: Bookmark) -> tuple[send._Ledger, list[rb.RiskSignal]]:
-        ledger = send._Ledger(terminal.Screen(None), None, terminal.Stop())
-        ledger.bookmark = bookmark
-        return ledger, [found for record in records for found in ledger.read(record)]
-
-    first, all_of_it = read(Bookmark("feed"))
-    assert [found.ip for found in all_of_it] == ips(5)
-    for index, found in enumerate(all_of_it):
-        mark = first.place(found)
-        ledger, rest = read(mark)
-        assert [each.ip for each in rest] == ips(4 - index, index + 1)
-        assert ledger.counts["invalid"] == (mark.taken < 3)
-        assert ledger.passed == mark.taken
-        with pytest.raises(send._Changed):
-            read(Bookmark("feed", mark.taken, "0" * 64))
-    assert first.place().ended

@@ -66,7 +66,7 @@ class ValkeyStore:
             beyond, `when_full` decides.
 
     Raises:
-        ConfigurationError: An argument cannot work, or the extra is not installed (`pip install '.[fleet]'` in a checkout).
+        ConfigurationError: An argument cannot work, or the extra `fleet` is not installed.
     """
 
     def __init__(
@@ -111,7 +111,9 @@ def _maker(engine: Any, timeout: float) -> Any:
     try:
         from valkey.asyncio import Valkey, ValkeyCluster  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigurationError("a ValkeyStore needs the extra: in a checkout of riskbatch, pip install '.[fleet]'") from None
+        raise ConfigurationError(
+            "a ValkeyStore needs the extra: in a checkout of riskbatch, pip install '.[fleet]'"
+        ) from None
     if isinstance(engine, Valkey | ValkeyCluster):
         return lambda: engine
     if not isinstance(engine, str):

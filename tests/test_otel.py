@@ -219,7 +219,8 @@ async def test_it_can_be_ended_and_begun_again(telemetry):
         again.uninstrument()
         again.uninstrument()
         assert telemetry.points("riskbatch.signals.admitted") == {(): 40}
-        assert c._watchers == c._middleware == c._at_end == []
+        watchers = c._observers
+        assert watchers.settled == watchers.request == watchers.closed == []
     assert len(telemetry.spans.get_finished_spans()) == 2
 
 
@@ -263,7 +264,7 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     """A missing package is named by the extra that brings it."""
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     monkeypatch.delitem(sys.modules, "riskbatch.otel")
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'riskbatch\[otel\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[otel\]'"):
         importlib.import_module("riskbatch.otel")
 
 

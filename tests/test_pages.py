@@ -12,7 +12,8 @@ import pytest
 from pages import PAGES, ROOT, blocks, code, name_of, prose_of, section, table, text_of
 
 import riskbatch
-from riskbatch.cli.main import command_line
+from riskbatch.cli.exits import MEANINGS
+from riskbatch.cli.main import COMMANDS, command_line
 from riskbatch.log import EVENTS
 
 NAMES = [name_of(path) for path in PAGES]
@@ -195,6 +196,20 @@ def test_the_table_of_the_log_is_the_codes_own():
     assert [(code(name), level, meaning, re.sub("[`,]", "", fields)) for name, level, meaning, fields in rows] == [
         (name, *event) for name, event in EVENTS.items()
     ]
+
+
+def test_the_table_of_commands_is_the_parsers():
+    """Each command has the line that the help shows."""
+    rows = table("riskbatch/cli/README.md", "The command line")
+    assert {code(name): line for name, line in rows} == COMMANDS
+
+
+def test_the_table_of_exit_statuses_is_the_codes_own():
+    """Each status has the meaning that the help shows."""
+    rows = table("riskbatch/cli/README.md", "Exit statuses")
+    assert {int(status): meaning for status, meaning in rows} == {
+        status: meaning.replace("\n", " ") for status, meaning in MEANINGS.items()
+    }
 
 
 def variables() -> set[str]:

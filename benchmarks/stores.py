@@ -29,7 +29,7 @@ import riskbatch as rb
 from benchmarks.table import ROUNDS, Row, in_turns, show
 from riskbatch.okta.http import Request, Response
 from riskbatch.stores.sqlite import admin
-from riskbatch.stores.sqlite import file as sqlite_file
+from riskbatch.stores.sqlite import rows as sqlite_rows
 
 PRODUCERS = 1000
 TAKEN = Response(202, CIMultiDict(), b"")
@@ -96,7 +96,7 @@ async def of_sketch(path: Path, synchronous: str, each: int) -> float:
         sketch.close()
 
 
-def client(store: rb.Store, answer: Callable[[Request], Awaitable[Response]], **options) -> rb.Client:
+def client(store: rb.SqliteStore, answer: Callable[[Request], Awaitable[Response]], **options) -> rb.Client:
     options = {"transport": answer, "capacity": 10_000_000, "close_timeout": 0.0} | options
     return rb.Client("https://acme.okta.com", AUTH, store=store, **options)
 
@@ -178,7 +178,7 @@ def million(path: Path, count: int) -> None:
     admin.import_signals(path, (signals[n % 1000] for n in range(count)))
     asyncio.run(with_backlog(path, path.stat().st_size))
     with closing(sqlite3.connect(path)) as db:
-        assert sqlite_file.value_of(db.execute("SELECT count(*) FROM signals"))
+        assert sqlite_rows.value_of(db.execute("SELECT count(*) FROM signals"))
 
 
 def main(rounds: int, each: int, waiting: int) -> None:

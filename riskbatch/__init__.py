@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
     from .signals import RiskLevel, RiskSignal, clean_message, parse_signals
     from .statistics import Statistics
-    from .stores import SqliteStore, Store
+    from .stores.sqlite.store import SqliteStore
     from .stores.valkey.engine import FleetStatistics, ValkeyStore
 
 from .version import __version__ as __version__
@@ -51,7 +51,6 @@ __all__ = [
     "Shed",
     "SqliteStore",
     "Statistics",
-    "Store",
     "StoreError",
     "Superseded",
     "ValkeyStore",
@@ -68,7 +67,7 @@ _MODULES = (
     "receipts",
     "limiter",
     "okta.auth",
-    "stores",
+    "stores.sqlite.store",
     "stores.valkey.engine",
     "statistics",
     "client",

@@ -15,7 +15,7 @@ from .okta.risk_events import MAX_SUBJECTS
 from .queue import WhenFull
 from .receipts import Receipt
 from .signals import RiskLevel
-from .stores import Store
+from .stores.sqlite.store import SqliteStore
 from .stores.valkey.engine import ValkeyStore
 
 
@@ -26,7 +26,7 @@ class ClientOptions(TypedDict, total=False):
     auth: Auth
     limit: RateLimit | Limiter
     reserve: int
-    store: Store | ValkeyStore | None
+    store: SqliteStore | ValkeyStore | None
     capacity: int
     when_full: WhenFull
     linger: float | Mapping[RiskLevel, float] | None
@@ -61,7 +61,7 @@ def check_options(options: ClientOptions) -> None:
         raise ConfigurationError(f"session is a {_kind(session)}; it must be an aiohttp.ClientSession")
     if not isinstance(auth := options["auth"], Auth):
         raise ConfigurationError(f"auth is a {_kind(auth)}; it must be an ApiToken or a ServiceApp")
-    if not isinstance(store := options["store"], Store | ValkeyStore | None):
+    if not isinstance(store := options["store"], SqliteStore | ValkeyStore | None):
         raise ConfigurationError(f"store is a {_kind(store)}; it must be a SqliteStore or a ValkeyStore")
 
 

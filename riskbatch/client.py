@@ -20,7 +20,7 @@ from .queue import MANY, WhenFull
 from .receipts import Receipt
 from .signals import RiskLevel, RiskSignal
 from .statistics import Statistics
-from .stores import Store
+from .stores.sqlite.store import SqliteStore
 from .stores.valkey.engine import ValkeyStore
 from .threads import LoopFuture, check_loop, runs_here
 
@@ -43,7 +43,9 @@ class Client:
         store: A `SqliteStore`, for signals that outlive the process: `enqueue` returns when its file has the signal,
             and what a former process left there is sent. Or a `ValkeyStore`, for processes that share an org's queue
             and budget. `None` keeps signals in memory.
-        capacity: The most unsettled signals, of the whole fleet if there is one; bounds the memory.
+        capacity: The most unsettled signals, of the whole fleet if there is one. What a `SqliteStore` holds when it is
+            opened counts too; if that is more than *capacity*, newcomers wait until it is sent down to *capacity*, but
+            a HIGH comes in at once ("wait"), or it would wait for hours behind what may be LOW.
         when_full: What `enqueue` does at *capacity*: "wait" for room (a waiting HIGH is let in before a waiting LOW),
             "reject" with `QueueFull`, or "shed" the oldest signal of the lowest level.
         linger: Seconds that a part-filled payload without HIGH may wait to fill: one number for MEDIUM and LOW, or a
@@ -69,7 +71,7 @@ class Client:
         *,
         limit: RateLimit | Limiter = RateLimit(30, 60.0),  # noqa: B008 - frozen
         reserve: int = 3,
-        store: Store | ValkeyStore | None = None,
+        store: SqliteStore | ValkeyStore | None = None,
         capacity: int = 10_000,
         when_full: WhenFull = "wait",
         linger: float | Mapping[RiskLevel, float] | None = None,
@@ -127,8 +129,9 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._life is not None:
             raise ClientClosed("a client is opened once; make a new one")
-        self._life = Lifespan(self._org, self._options, self._limiter, self._observers, self.__repr__)
-        self._life.start()
+        life = Lifespan(self._org, self._options, self._limiter, self._observers, self.__repr__)
+        await life.open()
+        self._life = life
         return self
 
     async def __aexit__(
@@ -189,7 +192,7 @@ class Client:
         """
         life = self._running(admits=True)
         _check_signal(signal)
-        return await life.queue.admit(signal, timeout)
+        return await life.admission.admit(signal, timeout)
 
     def enqueue_nowait(self, signal: RiskSignal) -> Receipt:
         """
@@ -204,7 +207,7 @@ class Client:
         """
         life = self._running(admits=True)
         _check_signal(signal)
-        return life.queue.admit_nowait(signal)
+        return life.admission.admit_nowait(signal)
 
     def enqueue_threadsafe(self, signal: RiskSignal) -> concurrent.futures.Future[Receipt]:
         """
@@ -251,7 +254,7 @@ class Client:
             checked.append(signal)
             if len(checked) % MANY == 0:
                 await asyncio.sleep(0)
-        return await life.queue.admit_many(checked)
+        return await life.admission.admit_many(checked)
 
     async def flush(self, timeout: float | None = None) -> int:
         """

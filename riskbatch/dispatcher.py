@@ -100,13 +100,17 @@ class LocalDispatcher:
     Args:
         queue: Where the signals wait.
         limiter: When a request may leave.
+        prepare: Called before each choice: brings into memory what a store has; returns when to call it again.
     """
 
     outage = None
 
-    def __init__(self, queue: Queue, limiter: Limiter) -> None:
+    def __init__(
+        self, queue: Queue, limiter: Limiter, prepare: Callable[[float], Awaitable[float]] | None = None
+    ) -> None:
         self._queue = queue
         self._limiter = limiter
+        self._prepare = prepare
         self._loop = asyncio.get_running_loop()
 
     def budget(self, now: float) -> tuple[int, int, float]:
@@ -116,6 +120,7 @@ class LocalDispatcher:
 
     async def next_batch(self, terms: Terms) -> Batch | Pause:
         """Return the batch whose request must leave now, its permit taken; or how long nothing does."""
+        prepare_at = math.inf if self._prepare is None else await self._prepare(self._loop.time())
         prioritizer = self._queue.prioritizer
         now = self._loop.time() + TIMER_RESOLUTION
         if self._queue.expire(now):  # a slice; there may be more
@@ -128,7 +133,7 @@ class LocalDispatcher:
             return Pause(math.inf, math.inf)
         if at > now:
             at = min(at, prioritizer.ready_at())
-            return Pause(at, min(at, prioritizer.overdue_at() + EXPIRY_RESOLUTION))
+            return Pause(at, min(at, min(prepare_at, prioritizer.overdue_at()) + EXPIRY_RESOLUTION))
         if not self._limiter.has_room(now):  # the bucket rounds otherwise than next_at
             return Pause(now, now + 0.001)
         batch = self._queue.take(now)

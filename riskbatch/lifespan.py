@@ -11,6 +11,7 @@ import aiohttp
 from attrs import define, field
 
 from .arguments import ClientOptions
+from .books import Books
 from .capacity import Capacity
 from .dispatcher import LocalDispatcher
 from .limiter import Limiter
@@ -19,10 +20,13 @@ from .okta.http import Middleware
 from .okta.risk_events import PATH
 from .okta.transport import aiohttp_transport, open_session, with_middleware
 from .prioritizer import Prioritizer, since
-from .queue import Books, Queue
+from .queue import Queue
 from .receipts import Abandoned, Accepted, Expired, Receipt, Rejected, Shed, Superseded
 from .sender import Sender
 from .statistics import Statistics
+from .stores.sqlite.admission import StoredAdmission
+from .stores.sqlite.backlog import Backlog
+from .stores.sqlite.store import SqliteStore
 from .threads import Handoff
 
 logger = logging.getLogger("riskbatch")
@@ -55,6 +59,7 @@ class Lifespan:
 
     Attributes:
         queue: Where the signals wait.
+        admission: The way in.
         handoff: What threads have submitted.
         sender: Drives the queue.
         task: Runs until everything is settled.
@@ -78,26 +83,48 @@ class Lifespan:
         self._describe = describe
         self._is_ending = False  # nothing is sent any more; what is left is being settled
         credentials = options["auth"].for_org(org)
-        self.queue = Queue(
-            Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"]),
-            Capacity(options["capacity"]),
-            Books(options["on_settled"], observers.settled),
-            when_full=options["when_full"],
-        )
-        self.handoff: Handoff[Receipt] = Handoff(self.queue.admit, options["capacity"])
+        self._stored: StoredAdmission | None = None
+        self._make_queue(options)
+        self.handoff: Handoff[Receipt] = Handoff(self.admission.admit, options["capacity"])
         self._own_session: aiohttp.ClientSession | None = None
         transport = options["transport"]
         if transport is None:
             session = options["session"] or open_session()
             self._own_session = None if options["session"] else session
             transport = aiohttp_transport(session, env_proxies=self._own_session is not None)
-        dispatcher = LocalDispatcher(self.queue, limiter)
+        dispatcher = LocalDispatcher(self.queue, limiter, None if self._stored is None else self._stored.prepare)
         transport = with_middleware(observers.request, transport)
         rate, url = limiter.window.rate, f"{org}{PATH}"
         self.sender = Sender(self.queue, dispatcher, transport, credentials, rate=rate, url=url)
 
-    def start(self) -> None:
-        """Begin to send."""
+    def _make_queue(self, options: ClientOptions) -> None:
+        """Make the queue, and the way into it: its own, or that of a store."""
+        prioritizer = Prioritizer(subjects_per_event=options["subjects_per_event"], coalesce=options["coalesce"])
+        capacity = Capacity(options["capacity"])
+        books = Books(options["on_settled"], self._observers.settled)
+        store, when_full = options["store"], options["when_full"]
+        self.admission: Queue | StoredAdmission
+        if not isinstance(store, SqliteStore):
+            self.queue = self.admission = Queue(prioritizer, capacity, books, when_full=when_full)
+            return
+        backlog = Backlog(store)
+        self.queue = Queue(prioritizer, capacity, books, when_full=when_full, backlog=backlog)
+        self.admission = self._stored = StoredAdmission(store, self.queue, backlog, capacity, when_full=when_full)
+
+    async def open(self) -> None:
+        """
+        Begin to send, with what a store has.
+
+        Raises:
+            StoreError: The store cannot be had.
+        """
+        try:
+            if self._stored is not None:
+                await self._stored.open()
+        except BaseException:
+            if self._own_session is not None:
+                await self._own_session.close()
+            raise
         self._limiter.watch(self.queue.alarm.ring)
         self.task = asyncio.create_task(self._run(), name=f"riskbatch client for {self._org}")
         self.task.add_done_callback(lambda _: self._abort(_CANCELLED))
@@ -163,12 +190,16 @@ class Lifespan:
         self._limiter.unwatch(self.queue.alarm.ring)
         self.queue.close(reason)
         self.handoff.abort(reason)
+        if self._stored is not None:
+            await self._stored.written()
         await self.handoff.finish()
         with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
             while self.queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                 await asyncio.sleep(0)
         while self.queue.abandon(reason):
             pass
+        if self._stored is not None:
+            await self._stored.finish()
         if self._own_session is not None:
             await self._own_session.close()
         self._log_end(reason)
@@ -194,6 +225,8 @@ class Lifespan:
         self.sender.event_log.close()
         while self.queue.abandon(reason):
             pass
+        if self._stored is not None:
+            self._stored.abort()
         if self._own_session is not None and not self._own_session.closed:
             self._own_session.detach()  # it has no connection yet
 

@@ -46,7 +46,7 @@ _Values: TypeAlias = Iterable[tuple[float, _Attributes]]
 _Key: TypeAlias = tuple[tuple[str, str | int], ...]
 
 _NONE: _Attributes = {}
-_PATIENCE = 1.0  # seconds that a scrape waits for event loops that are busy; then it shows what was last seen
+_SCRAPE_TIMEOUT = 1.0  # seconds that a scrape waits for event loops that are busy; then it shows what was last seen
 
 # Boundaries in seconds: the first are those of the conventions for HTTP clients.
 _ANSWERS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -106,7 +106,7 @@ class Instrumentation:
     def uninstrument(self) -> None:
         """End it; a second call does nothing. Counters keep what they have counted."""
         self._end()
-        self._watched.read(time.monotonic() + _PATIENCE)
+        self._watched.read(time.monotonic() + _SCRAPE_TIMEOUT)
         client = self._watched.client()
         if client is not None:
             _active.pop(client, None)
@@ -292,7 +292,7 @@ class _Meters:
             self._shown.add(name)
             return
         self._shown = {name}
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _SCRAPE_TIMEOUT
         for watched in list(self._watched):
             if not watched.read(until):
                 self.forget(watched)

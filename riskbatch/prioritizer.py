@@ -155,6 +155,7 @@ class Prioritizer:
         coalesce: Whether a newer signal for an address supersedes the waiting one.
 
     Attributes:
+        coalesces: Whether they do.
         lanes: The ready signals of each level by place, the first to be sent first.
     """
 
@@ -162,6 +163,7 @@ class Prioritizer:
         self.subjects_per_event = subjects_per_event
         self._places = Places()
         self.lanes = self._places.lanes
+        self.coalesces = coalesce
         self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
         self._held: list[tuple[float, int, list[Receipt], bool]] = []  # heap of (ready at, tie, group, are suspects)
         self._probes = Probes(self._places.is_aside)
@@ -329,7 +331,7 @@ class Prioritizer:
         elif not batch.add(receipt):
             return False
         else:
-            self._remove(receipt)
+            self.remove(receipt)
         return True
 
     # -- leaving otherwise
@@ -344,7 +346,7 @@ class Prioritizer:
             if _RANK[level] < _RANK[newcomer]:
                 return None
             if (victim := self._places.oldest(level)) is not None:
-                self._remove(victim)
+                self.remove(victim)
                 return victim
         return None
 
@@ -354,7 +356,7 @@ class Prioritizer:
         while len(found) < most and (self._expired or self.overdue_at() <= now):
             receipt = self._expired.pop() if self._expired else heapq.heappop(self._deadlines)[2]
             if receipt in self._places:
-                self._remove(receipt)
+                self.remove(receipt)
                 found.append(receipt)
         return found
 
@@ -371,14 +373,14 @@ class Prioritizer:
         for lane in self.lanes.values():
             while lane:
                 receipt = next(iter(lane.values()))
-                self._remove(receipt)
+                self.remove(receipt)
                 yield receipt
 
     def waiting_for(self, ip: str) -> Receipt | None:
         """Return the signal that waits for *ip*, if signals coalesce and there is one."""
         return None if self._by_ip is None else self._by_ip.get(ip)
 
-    def _remove(self, receipt: Receipt) -> None:
+    def remove(self, receipt: Receipt) -> None:
         """Remove *receipt*; heaps and groups drop it when it comes up there."""
         self._places.remove(receipt)
         if self._by_ip is not None:

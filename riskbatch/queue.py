@@ -1,28 +1,25 @@
 """
-The books of every unsettled signal: admit, take, put back, settle, flush.
+Where signals wait: admit, take, put back, settle, flush.
 
-Who may come in is for capacity.py to say, and who is next for prioritizer.py. Here each signal is counted, so that at
+Who may come in is for capacity.py to say, and who is next for prioritizer.py. books.py counts each signal, so that at
 any instant admitted == settled + waiting + in flight.
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias
 
 from .batcher import Batch
+from .books import Books
 from .capacity import Capacity
 from .errors import QueueFull
-from .log import SELDOM, log_fields
 from .okta.risk_events import MAX_EVENTS
 from .prioritizer import Prioritizer
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
 from .signals import RiskLevel, RiskSignal
-
-logger = logging.getLogger("riskbatch")
 
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 1000  # signals that are admitted between two turns of the event loop: about 2 ms
@@ -61,120 +58,41 @@ class Alarm:
                 timer.cancel()
 
 
-class Books:
-    """
-    How many signals came in, are in flight, and ended how; and who is told.
+class Rows(Protocol):
+    """What a store has of the signals in memory."""
 
-    Args:
-        on_settled: Called with each receipt once it is settled; what it raises is logged and counted.
-        watchers: Called with those that were settled together; they raise nothing.
+    def note(self, receipts: Sequence[Receipt]) -> None:
+        """Remember what was tried."""
 
-    Attributes:
-        admitted: Signals that were admitted, ever.
-        in_flight: Signals in requests that have no answer yet.
-        settled: Signals that have an outcome, by its type.
-        last: The newest sequence.
-        hook_errors: Times *on_settled* raised.
-    """
+    def record(self, settled: Sequence[Receipt], waiting_for: Callable[[str], Receipt | None]) -> None:
+        """Forget what is settled; *waiting_for* tells what has inherited its place."""
 
-    def __init__(
-        self,
-        on_settled: Callable[[Receipt], object] | None = None,
-        watchers: Sequence[Callable[[Sequence[Receipt]], object]] = (),
-    ) -> None:
-        self.admitted = 0
-        self.in_flight = 0
-        self.settled: dict[type[Outcome], int] = dict.fromkeys(get_args(Outcome), 0)
-        self.last = 0
-        self.hook_errors = 0
-        self._on_settled = on_settled
-        self._watchers = watchers
-        self._loop = asyncio.get_running_loop()
-        self._flushes: list[_Flush] = []
-        self._hook_failed_last = False
-        self._hook_quiet_until = -math.inf
+
+class Backlog(Protocol):
+    """What waits in a store only, and is not in memory."""
+
+    on_disk: dict[RiskLevel, int]  # how many signals
 
     @property
-    def unsettled(self) -> int:
-        """Signals that wait or are in flight."""
-        return self.admitted - sum(self.settled.values())
+    def rows(self) -> Rows:
+        """What the store has of those in memory."""
 
-    @property
-    def flushing(self) -> bool:
-        """Whether somebody waits for all to be settled."""
-        return bool(self._flushes)
+    def supersedes(self, signal: RiskSignal) -> bool:
+        """Tell whether something for the address of *signal* is known to wait there."""
 
-    def admit(self, signal: RiskSignal, row: int | None = None) -> Receipt:
-        """Count *signal* as admitted and return its receipt; *row* is its sequence, if a store has given it one."""
-        now = self._loop.time()
-        self.last = self.last + 1 if row is None else row
-        self.admitted += 1
-        return Receipt(signal, self.last, now, self._loop, deadline(signal, now))
+    def line_up(self, newcomer: Receipt, prioritizer: Prioritizer) -> list[Receipt]:
+        """Let *newcomer* wait, in memory or there; return what it supersedes."""
 
-    def settle(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
-        """Give *receipts*, which neither wait nor are in flight, their outcomes."""
-        for receipt in receipts:
-            ended = outcome(receipt)
-            receipt.settle(ended)
-            self.settled[type(ended)] += 1
-            for flush in self._flushes:
-                if receipt.sequence <= flush.last:
-                    flush.count(1)
+    def abandon(self, most: int) -> list[Receipt]:
+        """Return up to *most* receipts that somebody holds of what waits there; it counts no longer."""
 
-    def tell(self, receipts: Sequence[Receipt]) -> None:
-        """Tell watchers and hook of *receipts* that were settled together, once the books balance."""
-        for watch in self._watchers:
-            watch(receipts)
-        if self._on_settled is not None:
-            for receipt in receipts:
-                self._call_hook(self._on_settled, receipt)
-
-    def _call_hook(self, on_settled: Callable[[Receipt], object], receipt: Receipt) -> None:
-        try:
-            on_settled(receipt)
-        except (Exception, asyncio.CancelledError):  # the latter is what the result of a cancelled future raises
-            self.hook_errors += 1
-            if not self._hook_failed_last and self._loop.time() >= self._hook_quiet_until:
-                self._hook_quiet_until = self._loop.time() + SELDOM
-                text, extra = "on_settled raised; this is said once until it succeeds again", log_fields("hook_failed")
-                logger.exception(text, extra=extra)
-            self._hook_failed_last = True
-        else:
-            self._hook_failed_last = False
-
-    async def flush(self, timeout: float | None) -> int:
-        """Wait until all that is admitted now is settled; return how much is not after *timeout* seconds."""
-        flush = _Flush(self._loop.create_future(), self.last, self.unsettled)
-        if flush.left == 0:
-            return 0
-        self._flushes.append(flush)
-        try:
-            async with asyncio.timeout(timeout):
-                await flush.done
-        except TimeoutError:
-            pass
-        finally:
-            self._flushes.remove(flush)
-        return flush.left
-
-
-class _Flush:
-    """Counts down the signals that were unsettled when it began: those up to the sequence *last*."""
-
-    def __init__(self, done: asyncio.Future[None], last: int, left: int) -> None:
-        self.done = done
-        self.last = last
-        self.left = left
-
-    def count(self, settled: int) -> None:
-        self.left -= settled
-        if self.left == 0 and not self.done.done():
-            self.done.set_result(None)
+    def abandon_rest(self) -> int:
+        """Return how many wait there of which nobody holds a receipt; they count no longer."""
 
 
 class Queue:
     """
-    The signals of one client, in memory.
+    The signals of one client: in memory, or the head of the line if a store has the rest.
 
     Args:
         prioritizer: The order.
@@ -182,9 +100,11 @@ class Queue:
         books: The counts.
         when_full: What a newcomer gets if there is no room: a wait, `QueueFull`, or the place of the oldest signal of
             the lowest level.
+        backlog: What waits in a store only, if there is one.
 
     Attributes:
         alarm: Rings when the sender should look again.
+        payload: How many signals surely fill one.
     """
 
     def __init__(
@@ -194,22 +114,27 @@ class Queue:
         books: Books,
         *,
         when_full: WhenFull = "wait",
+        backlog: Backlog | None = None,
     ) -> None:
         self.prioritizer = prioritizer
         self.books = books
         self.alarm = Alarm()
         self._capacity = capacity
         self._when_full = when_full
-        self._payload = MAX_EVENTS * prioritizer.subjects_per_event  # signals that surely fill one
+        self._backlog = backlog
+        self.payload = MAX_EVENTS * prioritizer.subjects_per_event
 
     @property
     def waiting(self) -> int:
         """Signals that are admitted, not settled, and in no request at the moment."""
-        return self.prioritizer.size
+        return self.prioritizer.size + (0 if self._backlog is None else sum(self._backlog.on_disk.values()))
 
     def waiting_by_level(self) -> dict[RiskLevel, int]:
         """Count what waits, by level."""
-        return self.prioritizer.count()
+        counts = self.prioritizer.count()
+        if self._backlog is not None:
+            counts = {level: count + self._backlog.on_disk[level] for level, count in counts.items()}
+        return counts
 
     # -- coming in
 
@@ -224,7 +149,7 @@ class Queue:
         self._capacity.check_open()
         if self._when_full != "shed" and not self._has_place_for(signal):
             raise QueueFull(f"{self._capacity.places} signals are unsettled (capacity {self._capacity.places})")
-        return self._enter(signal)
+        return self.enter(signal)
 
     async def admit(self, signal: RiskSignal, timeout: float | None = None) -> Receipt:
         """Admit *signal*, waiting for room as *when_full* says; see `Client.enqueue`."""
@@ -233,7 +158,7 @@ class Queue:
         self._capacity.check_open()
         await self._capacity.wait(signal.risk_level, timeout)
         self._capacity.release(1)
-        return self._enter(signal)
+        return self.enter(signal)
 
     async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:
         """Admit *signals* in their order, with a turn for other tasks between slices; see `Client.enqueue_many`."""
@@ -263,35 +188,47 @@ class Queue:
         return receipts
 
     def _has_place_for(self, signal: RiskSignal) -> bool:
-        return self._capacity.room > 0 or self.prioritizer.waiting_for(signal.ip) is not None
+        if self._capacity.room > 0 or self.prioritizer.waiting_for(signal.ip) is not None:
+            return True
+        return self._backlog is not None and self._backlog.supersedes(signal)
 
-    def _enter(self, signal: RiskSignal) -> Receipt:
-        """Let *signal* in: the one way, whoever brings it and whatever it displaces."""
+    def enter(self, signal: RiskSignal, row: int | None = None) -> Receipt:
+        """
+        Let *signal* in: the one way, whoever brings it and whatever it displaces.
+
+        *row* is where a store has it; 0 if it does not, since the signal has expired.
+        """
         is_full = self._when_full == "shed" and not self._has_place_for(signal)
-        receipt = self.books.admit(signal)
+        receipt = self.books.admit(signal, row)
         self._capacity.used += 1
         victim = None
-        if receipt.deadline is not None and receipt.deadline <= receipt.admitted_at:
-            self._end([receipt], lambda _: Expired())
+        if row == 0 or (receipt.deadline is not None and receipt.deadline <= receipt.admitted_at):
+            self.end([receipt], lambda _: Expired())
             return receipt
         if is_full:
             victim = self.prioritizer.shed(signal.risk_level)
             if victim is None:
-                self._end([receipt], lambda _: Shed())
+                self.end([receipt], lambda _: Shed())
                 return receipt
-        old = self.prioritizer.admit(receipt)
+        superseded = self._line_up(receipt)
         self._ring_for(receipt)
         if victim is not None:
-            self._end([victim], lambda shed: Shed(shed.may_have_arrived))
-        if old is not None:
-            self._end([old], lambda old: Superseded(signal, old.may_have_arrived))
+            self.end([victim], lambda shed: Shed(shed.may_have_arrived))
+        if superseded:
+            self.end(superseded, lambda old: Superseded(signal, old.may_have_arrived))
         return receipt
+
+    def _line_up(self, newcomer: Receipt) -> list[Receipt]:
+        if self._backlog is not None:
+            return self._backlog.line_up(newcomer, self.prioritizer)
+        old = self.prioritizer.admit(newcomer)
+        return [] if old is None else [old]
 
     def _ring_for(self, newcomer: Receipt) -> None:
         """Ring if the plan changes: for the first of a level, for each that may fill a payload, and for a deadline."""
         in_lane = len(self.prioritizer.lanes[newcomer.signal.risk_level])
         fills = in_lane == 1 or not in_lane % MAX_EVENTS or not self.prioritizer.size % MAX_EVENTS
-        if fills and in_lane <= self._payload:
+        if fills and in_lane <= self.payload:
             self.alarm.ring()
         if newcomer.deadline is not None and newcomer.deadline <= self.prioritizer.overdue_at():
             self.alarm.ring()
@@ -311,20 +248,26 @@ class Queue:
     def put_back(self, receipts: Sequence[Receipt], ready_at: float = -math.inf) -> None:
         """Return *receipts* from flight to the front of their lanes, held back until *ready_at*."""
         self.books.in_flight -= len(receipts)
-        self._end_superseded(self.prioritizer.put_back(receipts, ready_at))
+        if self._backlog is not None:
+            self._backlog.rows.note(receipts)
+        self.end_superseded(self.prioritizer.put_back(receipts, ready_at))
 
     def suspect(self, groups: Sequence[list[Receipt]], ready_at: float = -math.inf) -> None:
         """Return *groups* from flight, each to be probed in a request of its own."""
         self.books.in_flight -= sum(map(len, groups))
-        self._end_superseded(self.prioritizer.suspect(groups, ready_at))
+        if self._backlog is not None:
+            self._backlog.rows.note([receipt for group in groups for receipt in group])
+        self.end_superseded(self.prioritizer.suspect(groups, ready_at))
 
-    def _end_superseded(self, receipts: list[Receipt]) -> None:
+    def end_superseded(self, receipts: list[Receipt]) -> None:
+        """Settle *receipts*, which came back and found newer ones for their addresses."""
+
         def by_newer(old: Receipt) -> Superseded:
             newer = self.prioritizer.waiting_for(old.signal.ip)
             assert newer is not None  # noqa: S101 - it is what superseded the old one
             return Superseded(newer.signal, old.may_have_arrived)
 
-        self._end(receipts, by_newer)
+        self.end(receipts, by_newer)
         self.alarm.ring()
 
     def retry_now(self) -> None:
@@ -337,16 +280,16 @@ class Queue:
     def settle(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
         """Settle *receipts* that are in flight."""
         self.books.in_flight -= len(receipts)
-        self._end(receipts, outcome)
+        self.end(receipts, outcome)
 
     def expire(self, now: float) -> bool:
         """Settle what has expired, a slice at the most, and tell whether there may be more."""
         overdue = self.prioritizer.overdue(now, SLICE)
         if overdue:
-            self._end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
+            self.end(overdue, lambda receipt: Expired(receipt.may_have_arrived))
         return len(overdue) == SLICE
 
-    def _end(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
+    def end(self, receipts: Sequence[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
         """
         Give *receipts*, which neither wait nor are in flight, their outcomes: the only place that does.
 
@@ -354,6 +297,8 @@ class Queue:
         ends the program.
         """
         self.books.settle(receipts, outcome)
+        if self._backlog is not None:
+            self._backlog.rows.record(receipts, self.prioritizer.waiting_for)
         self._capacity.free(len(receipts))
         self._capacity.let_in()
         self.books.tell(receipts)
@@ -373,12 +318,12 @@ class Queue:
     def abandon(self, reason: str) -> bool:
         """Settle what waits as `Abandoned`, a slice at the most, and tell whether there may be more."""
         receipts = list(islice(self.prioritizer.everything(), SLICE))
-        self._end(receipts, lambda receipt: Abandoned(reason, receipt.may_have_arrived))
-        return len(receipts) == SLICE
-
-
-def deadline(signal: RiskSignal, now: float) -> float | None:
-    """Return when *signal* expires on the loop clock, which shows *now*; `None` if it never does."""
-    if signal.expires_at is None:
-        return None
-    return now + (signal.expires_at - datetime.now(UTC)).total_seconds()
+        if self._backlog is not None:
+            reason = f"{reason}; it is kept in the store"
+            receipts += self._backlog.abandon(SLICE - len(receipts))
+        self.end(receipts, lambda receipt: Abandoned(reason, receipt.may_have_arrived))
+        if len(receipts) == SLICE:
+            return True
+        if self._backlog is not None:
+            self.books.abandon(self._backlog.abandon_rest())
+        return False

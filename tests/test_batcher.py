@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import pytest
+from budget import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from riskbatch.batcher import Batch, split
 from riskbatch.receipts import Receipt
 from riskbatch.signals import RiskLevel, RiskSignal
 
-profile = settings(max_examples=100, deadline=None, derandomize=True)
+profile = settings(max_examples=budget(20, 100), deadline=None, derandomize=True)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 numbers = count(1)
 

@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 
 import pytest
+from budget import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -529,7 +530,7 @@ async def follow(rules, script):
 
 
 @given(st.lists(requests, max_size=60), st.sampled_from([1, 2, 5, 30]), st.sampled_from([0, 3, 50]))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=budget(30, 150), deadline=None, derandomize=True)
 def test_no_window_sees_more_arrivals_than_permits(script, permits, reserve):
     """Wherever a window of 60 s starts and whatever the network delays, at most 30 of our requests arrive in it."""
     rules = limiter(permits, reserve=reserve)
@@ -538,7 +539,7 @@ def test_no_window_sees_more_arrivals_than_permits(script, permits, reserve):
 
 
 @given(st.lists(requests, min_size=40, max_size=120), st.sampled_from([2, 30]))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=budget(15, 30), deadline=None, derandomize=True)
 def test_a_rush_is_limited_too(script, permits):
     """The same when every request is express, one after the other without a pause."""
     rush = [(EXPRESS, delay, share, [], False, 0.0, hurry) for _, delay, share, *_, hurry in script]
@@ -547,7 +548,7 @@ def test_a_rush_is_limited_too(script, permits):
 
 
 @given(st.lists(requests, max_size=40), st.sampled_from([1, 2, 5, 30]), st.sampled_from([0, 3, 50]))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=budget(30, 150), deadline=None, derandomize=True)
 def test_whatever_a_server_said_the_whole_budget_is_back_in_the_end(script, permits, reserve):
     """Lies wear off: an honest answer and two periods later everything may leave as on the first day."""
     rules = limiter(permits, reserve=reserve)
@@ -561,7 +562,7 @@ def test_whatever_a_server_said_the_whole_budget_is_back_in_the_end(script, perm
 
 
 @given(st.lists(requests, max_size=40), demands, st.floats(0, 100))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=budget(30, 150), deadline=None, derandomize=True)
 def test_the_instant_named_is_one_at_which_a_request_may_leave(script, demand, idle):
     """`next_at` at the instant it named says "now", unless an answer came between."""
     rules = limiter(5)
@@ -572,7 +573,7 @@ def test_the_instant_named_is_one_at_which_a_request_may_leave(script, demand, i
 
 
 @given(st.lists(requests, max_size=40), st.floats(0, 100))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=budget(20, 100), deadline=None, derandomize=True)
 def test_high_never_waits_longer_than_others(script, idle):
     """Whatever lets another payload go lets one with HIGH go, and one full of HIGH before that."""
     rules = limiter(30)

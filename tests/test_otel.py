@@ -316,7 +316,7 @@ def test_a_scrape_from_another_thread_sees_balanced_books(telemetry):
 
 def test_a_loop_that_is_blocked_does_not_block_a_scrape_for_long(telemetry, monkeypatch):
     """A scrape shows what was last seen when the loop has no turn."""
-    monkeypatch.setattr("riskbatch.otel._PATIENCE", 0.01)
+    monkeypatch.setattr("riskbatch.otel._SCRAPE_TIMEOUT", 0.01)
     exports = []
 
     async def main():

@@ -8,6 +8,7 @@ from itertools import count, islice
 
 import pytest
 from attrs import evolve
+from budget import budget
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -827,4 +828,6 @@ class ModelReceipt(Receipt):
 
 
 TestPrioritizer = PrioritizerMachine.TestCase
-TestPrioritizer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, derandomize=True)
+TestPrioritizer.settings = settings(
+    max_examples=budget(30, 150), stateful_step_count=40, deadline=None, derandomize=True
+)

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import async_solipsism
 import pytest
+from budget import budget
 from fake_org import WALL, FakeOrg, balanced, client, every_tick, ip, outcomes, signal, signals
 from multidict import CIMultiDict
 
@@ -65,6 +66,9 @@ async def produce(rb_client: rb.Client, rates: dict[str, float], until: float, r
     return receipts
 
 
+HOUR = budget(900.0, 3600.0)  # virtual seconds of traffic
+
+
 # ------------------------------------------------------------------------------------------------ P1 rate
 
 
@@ -89,11 +93,11 @@ async def test_no_window_of_60_seconds_sees_more_than_30_requests_arrive(window,
 
     neighbours = asyncio.create_task(others())
     async with client(org, capacity=3_000, when_full="shed", close_timeout=60) as c:
-        await produce(c, {"LOW": 9.0, "HIGH": 0.5, "MEDIUM": 0.5}, 3600.0, rng)
+        await produce(c, {"LOW": 9.0, "HIGH": 0.5, "MEDIUM": 0.5}, HOUR, rng)
         assert balanced(c)
     neighbours.cancel()
     assert org.org.most_in_any_window(60.0) <= 30
-    assert len(org.departures) > (900 if weather == "calm" else 300)
+    assert len(org.departures) > (900 if weather == "calm" else 300) * HOUR / 3600
     if weather == "calm":
         assert set(org.statuses) == {202}  # nobody else spends: never a single 429
 
@@ -332,12 +336,12 @@ async def test_a_server_that_names_the_wrong_signal_never_has_an_innocent_reject
 
 
 @pytest.mark.parametrize("end", ["expired", "shed", "superseded", "abandoned", "waiting"])
-async def test_100_000_signals_that_end_at_once_do_not_block_the_loop(end, monkeypatch):
+async def test_many_signals_that_end_at_once_do_not_block_the_loop(end, monkeypatch):
     """However many signals end at once, the loop gets its turn after every few hundred of them."""
-    count = 100_000
+    count = budget(20_000, 100_000)
     work: list[int] = []
     turns: list[float] = []
-    original = queue_module.Queue._end
+    original = queue_module.Queue.end
 
     def counted(queue, receipts, outcome):
         work[-1] += len(receipts)
@@ -347,7 +351,7 @@ async def test_100_000_signals_that_end_at_once_do_not_block_the_loop(end, monke
         turns.append(time.thread_time())  # a loaded machine steals turns, but no processor time
         work.append(0)
 
-    monkeypatch.setattr(queue_module.Queue, "_end", counted)
+    monkeypatch.setattr(queue_module.Queue, "end", counted)
     org = FakeOrg()
     org.script = lambda _: Fault.unavailable()
     tick()
@@ -505,7 +509,7 @@ def test_a_cancellation_at_any_await_loses_nothing_and_leaves_nothing(pick):
         warnings.simplefilter("ignore", ResourceWarning)  # a client whose task is cancelled from outside says so
         tick = 0
         while cancel_at(tick, pick):
-            tick += 1
+            tick += budget(4, 1)
     assert tick > 50
 
 

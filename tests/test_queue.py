@@ -10,10 +10,11 @@ from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 
 import riskbatch as rb
 from riskbatch import queue as queue_module
+from riskbatch.books import Books
 from riskbatch.capacity import Capacity
 from riskbatch.emulator import Fault
 from riskbatch.prioritizer import Prioritizer
-from riskbatch.queue import MANY, Books, Queue
+from riskbatch.queue import MANY, Queue
 
 
 class Gate(FakeOrg):

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from ipaddress import IPv4Address, IPv6Address, IPv6Interface, ip_address
 
 import pytest
+from budget import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskbatch import InvalidSignal, RiskbatchError, RiskLevel, RiskSignal, clean_message, parse_signals
 from riskbatch.signals import format_time
 
-profile = settings(max_examples=150, deadline=None, derandomize=True)
+profile = settings(max_examples=budget(30, 150), deadline=None, derandomize=True)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .-_"
 
@@ -459,7 +460,7 @@ nearly = st.fixed_dictionaries(
 
 
 @given(anything | nearly | st.fixed_dictionaries({"subjects": st.lists(nearly, max_size=3)}))
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=budget(80, 400), deadline=None, derandomize=True)
 def test_whatever_comes_is_a_signal_or_an_invalid_signal(obj):
     """Arbitrary input gives signals or `InvalidSignal` with a readable text; nothing else escapes."""
     for read in (lambda: [RiskSignal.from_json(obj)], lambda: list(parse_signals(obj))):

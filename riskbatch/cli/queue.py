@@ -18,8 +18,8 @@ from .recorded import recorded
 from .terminal import Screen, counted, printable
 
 if TYPE_CHECKING:
+    from ..stores import StoredSignal
     from ..stores.sqlite.admin import FileStatistics, Settled
-    from ..stores.sqlite.file import Record
     from ..stores.valkey.admin import Shared
 
 HELP = "count, list, export, import or drop what waits in a store"
@@ -222,7 +222,7 @@ class _Listing:
         if self._as_json and kind is None:  # after an error, what is there is no whole object, and must not look so
             print("\n]}")
 
-    def add_waiting(self, each: "Record | Shared", state: str = "ready") -> None:
+    def add_waiting(self, each: "StoredSignal | Shared", state: str = "ready") -> None:
         """Show a signal that waits."""
         if self._as_json:
             names = ("row", "attempts", "may_have_arrived")
@@ -241,8 +241,8 @@ class _Listing:
         else:
             print(f"{_time(each.settled_at)} {printable(each.outcome):10} {_described(each.signal)}")
 
-    def _add(self, facts: dict[str, object], signal: RiskSignal) -> None:
-        print(f"{self._separator}\n{json.dumps({**facts, 'signal': signal.to_json()})}", end="")
+    def _add(self, fields: dict[str, object], signal: RiskSignal) -> None:
+        print(f"{self._separator}\n{json.dumps({**fields, 'signal': signal.to_json()})}", end="")
         self._separator = ","
 
 

@@ -1,47 +1,43 @@
 """
-Where signals wait so that they outlive the process: what a store must do, and the ones that ship.
+Where signals wait so that they outlive the process: what the queue asks of a durable store.
 
 A client without a store keeps its signals in memory. With one, `await enqueue` returns when the store has the signal,
-and what a former process left there is sent first.
+and what a former process left there is sent first. Internal: stores of other people are not supported before 1.0.
 """
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from ..receipts import Receipt as Entry
+from attrs import frozen
+
+from ..receipts import Receipt
 from ..signals import RiskLevel, RiskSignal
-from .sqlite.file import Synchronous
-from .sqlite.store import SqliteStore
-
-__all__ = ["Backlog", "SqliteStore", "Store", "Stored", "Synchronous"]
 
 
-class Stored(Protocol):
+@frozen
+class StoredSignal:
     """
     One signal as a store has it.
 
     Attributes:
-        row: Its number in the store: positive, unique, and larger than that of every signal added before.
+        row: Its number in the store: positive, unique, and larger than that of every signal added before. Within a
+            level, rows ascend in the order of sending.
         signal: Equal to the one that was added, timestamps to the microsecond.
         enqueued_at: When it was added.
-        attempts: As last noted.
+        attempts: As last noted: how many requests are known to have carried it.
         may_have_arrived: As last noted; true of all that an owner left behind which did not close the store.
     """
 
-    @property
-    def row(self) -> int: ...  # noqa: D102
-    @property
-    def signal(self) -> RiskSignal: ...  # noqa: D102
-    @property
-    def enqueued_at(self) -> datetime: ...  # noqa: D102
-    @property
-    def attempts(self) -> int: ...  # noqa: D102
-    @property
-    def may_have_arrived(self) -> bool: ...  # noqa: D102
+    row: int
+    signal: RiskSignal
+    enqueued_at: datetime
+    attempts: int
+    may_have_arrived: bool
 
 
-class Backlog(Protocol):
+@frozen
+class Snapshot:
     """
     What a store held when it was opened.
 
@@ -51,24 +47,36 @@ class Backlog(Protocol):
         next_expiry: The earliest `expires_at` among them.
     """
 
-    @property
-    def newest(self) -> int: ...  # noqa: D102
-    @property
-    def waiting(self) -> Mapping[RiskLevel, int]: ...  # noqa: D102
-    @property
-    def next_expiry(self) -> datetime | None: ...  # noqa: D102
+    newest: int
+    waiting: Mapping[RiskLevel, int]
+    next_expiry: datetime | None
 
 
-@runtime_checkable
+@frozen
+class Chunk:
+    """
+    The next signals of a level.
+
+    Attributes:
+        signals: Oldest first.
+        damaged: How many rows between them cannot be read; they stay in the store and are reported there.
+        last: The row up to which this and the chunks before it have the whole level.
+    """
+
+    signals: Sequence[StoredSignal]
+    damaged: int
+    last: int
+
+
 class Store(Protocol):
     """
-    What `Client(store=...)` takes. The client opens it, is its only owner until it closes it, and calls it on one loop.
+    A durable store. The client opens it, is its only owner until it closes it, and calls it on one event loop.
 
     Whatever fails raises `StoreError` and has changed nothing. No method blocks the event loop. Operations take effect
     in the order of the calls.
     """
 
-    async def open(self, *, by_address: bool) -> Backlog:
+    async def open(self, *, by_address: bool) -> Snapshot:
         """
         Become the only owner, or raise. If this is cancelled, the store is not open.
 
@@ -80,29 +88,30 @@ class Store(Protocol):
         """
         Return the rows of *signals*, in their order, once all of them would survive a crash.
 
-        The client does not cancel it: it lets it return, and then withdraws what was cancelled.
+        Callers that wait at the same time share a write, and resume in the order of their rows. If the call is
+        cancelled, the signals are gone when it raises.
         """
 
-    async def withdraw(self, signals: Sequence[RiskSignal], rows: Sequence[int]) -> None:
-        """Return when *signals*, which `add` gave *rows*, are gone, however often the call is cancelled meanwhile."""
+    async def withdraw(self, rows: Sequence[int]) -> None:
+        """Return when *rows* are gone, however often the call is cancelled meanwhile."""
 
-    async def load(self, level: RiskLevel, after: int, limit: int) -> Sequence[Stored]:
-        """Return the oldest signals of *level* whose row is larger than *after*; fewer than *limit* if that is all."""
+    async def load(self, level: RiskLevel, after: int, until: int, limit: int) -> Chunk:
+        """Return the oldest signals of *level* with *after* < row <= *until*; none only if there are no more."""
 
-    async def find(self, ips: Sequence[str]) -> Sequence[Stored]:
+    async def find(self, ips: Sequence[str]) -> Sequence[StoredSignal]:
         """Return the signals for any of *ips*."""
 
-    async def due(self, until: datetime, limit: int) -> tuple[Sequence[Stored], datetime | None]:
+    async def due(self, until: datetime, limit: int) -> tuple[Sequence[StoredSignal], datetime | None]:
         """Return up to *limit* signals that expire by *until*, and when the first expires that does so later."""
 
-    def settle(self, entries: Sequence[Entry]) -> None:
-        """Forget the rows of *entries*, which have their outcomes. Failures are logged and retried."""
+    def settle(self, ended: Sequence[tuple[int, Receipt]]) -> None:
+        """Forget rows, each given with its receipt, which has its outcome. Failures are logged and retried."""
 
-    def succeed(self, old: Entry, new: Entry) -> None:
-        """Forget the row of *old* as `settle` does, and give it to *new*, which is from then on named by it."""
+    def replace(self, row: int, by: int) -> None:
+        """Give *row*, which is settled, to the signal of the row *by* of the same level; *by* is gone then."""
 
-    def note(self, entries: Sequence[Entry]) -> None:
-        """Remember `attempts` and `may_have_arrived` of *entries*, soon."""
+    def note(self, tried: Sequence[tuple[int, Receipt]]) -> None:
+        """Remember `attempts` and `may_have_arrived` of rows, each given with its receipt, soon."""
 
     async def close(self) -> None:
         """Write what is owed, and give up the ownership. Does nothing if the store is not open."""

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from budget import budget
 from hypothesis import given, settings
 from test_records import json_values, read
 
@@ -11,7 +12,7 @@ import riskbatch as rb
 from riskbatch.cli.fields import Fields, Refusal, fields_of
 from riskbatch.cli.records import Record, from_rejected_line, refusal, signals
 
-examples = settings(max_examples=60, deadline=None)  # a busy machine is no failure
+examples = settings(max_examples=budget(15, 60), deadline=None)  # a busy machine is no failure
 GOOD = {"ip": "203.0.113.7", "riskLevel": "HIGH"}
 
 

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from budget import budget
 
 import riskbatch as rb
 from riskbatch.cli import reader, terminal
@@ -13,7 +14,7 @@ from riskbatch.cli.fields import Fields
 from riskbatch.cli.records import CHUNK, MAX_ROW, Feed, Record, Unreadable
 from riskbatch.cli.report import Report
 
-SIZE = 1 << 20
+SIZE = budget(256 * 1024, 1024 * 1024)  # bytes
 LOW = Fields(level=rb.RiskLevel.LOW)
 HEAD = b"ip,riskLevel,message\n"
 GOOD = b'{"ip":"10.0.0.1","riskLevel":"LOW"}'

@@ -3,6 +3,7 @@
 import argparse
 
 import pytest
+from budget import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from riskbatch import cli
 from riskbatch.cli import terminal
 from riskbatch.cli.options import rate_limit
 
-examples = settings(max_examples=60, deadline=None)  # a busy machine is no failure
+examples = settings(max_examples=budget(15, 60), deadline=None)  # a busy machine is no failure
 
 
 @pytest.mark.parametrize(("text", "limit"), [("30/60s", (30, 60.0)), ("15/60", (15, 60.0)), ("5/0.5s", (5, 0.5))])

@@ -4,12 +4,13 @@ import json
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+from budget import budget
 from hypothesis import settings
 from multidict import CIMultiDict
 
 from riskbatch.okta.http import Response
 
-profile = settings(max_examples=150, deadline=None, derandomize=True)
+profile = settings(max_examples=budget(30, 150), deadline=None, derandomize=True)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOW = format_datetime(NOON, usegmt=True)
 RESET = str(int(NOON.timestamp()) + 42)

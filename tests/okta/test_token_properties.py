@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import async_solipsism
 from acme import START, Acme, Wall, ec_key, sending, signal
+from budget import budget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ MISCHIEF = {
     st.booleans(),
     st.lists(st.tuples(st.sampled_from(sorted(MISCHIEF)), st.floats(0.0, 90.0), st.integers(0, 30)), max_size=12),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=budget(15, 60), deadline=None)
 def test_no_id_is_reused_and_no_signal_lost_whatever_the_org_does(dpop, story):
     """Over any run: no jti twice, at most 30 requests a minute, the books agree, and in the end all is accepted."""
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from budget import budget
 
 from riskbatch import RateLimit, RiskLevel
 from riskbatch.simulation import Simulation, Traffic, fifo_by_hand, priority_by_hand, riskbatch, run_virtually, verdict
@@ -56,7 +57,7 @@ def test_a_sparse_high_does_not_wait_for_the_pace():
 
 def test_the_reserve_costs_low_at_most_a_tenth_of_the_budget():
     """In a flood at least 27 of the 30 requests a minute are used."""
-    assert simulate(FLOOD, seconds=1200).requests_a_minute() >= 27
+    assert simulate(FLOOD, seconds=budget(600, 1200)).requests_a_minute() >= 27
 
 
 @pytest.mark.parametrize("by_hand", [fifo_by_hand, priority_by_hand])

@@ -17,8 +17,8 @@ from attrs import frozen
 
 from ...errors import InvalidSignal, StoreError
 from ...signals import RiskLevel, RiskSignal
-from . import file
-from .file import Record
+from .. import StoredSignal
+from . import file, rows
 
 _SLICE = 1_000  # rows a transaction, or a look
 
@@ -56,28 +56,44 @@ class FileStatistics:
     owner: int | None
 
 
-def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[Record]:
-    """Yield what waits, in the order of sending, as it is at that moment; of one *level* or of all."""
+def ls(path: str | os.PathLike[str], level: RiskLevel | None = None) -> Iterator[StoredSignal]:
+    """
+    Yield what waits, in the order of sending, as it is at that moment; of one *level* or of all.
+
+    Rows that cannot be read are logged by number and field, and passed over.
+    """
     with _reading(path) as db:
         for each in RiskLevel:
             if level in (None, each):
-                yield from _waiting(db, *file.span(each))
+                yield from _waiting(db, path, *rows.span(each))
 
 
-def _waiting(db: sqlite3.Connection, after: int, before: int) -> Iterator[Record]:
-    sql = "SELECT max(id) FROM (SELECT id FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT ?)"
-    while (last := file.value_of(db.execute(sql, (after, before, _SLICE)))) is not None:
-        yield from file.records(db, "id > ? AND id <= ? ORDER BY id", (after, last))
-        after = last
+def _waiting(db: sqlite3.Connection, path: str | os.PathLike[str], after: int, before: int) -> Iterator[StoredSignal]:
+    while found := rows.read(db, "id > ? AND id < ? ORDER BY id LIMIT ?", (after, before, _SLICE)):
+        rows.report(os.fspath(path), found.damaged)
+        yield from found.signals
+        after = found.last
 
 
 def settled(path: str | os.PathLike[str]) -> Iterator[Settled]:
-    """Yield what is kept of settled signals, oldest first."""
-    sql = f"SELECT {file.COLUMNS}, settled_at, outcome, detail FROM settled ORDER BY settled_at, rowid"  # noqa: S608
+    """Yield what is kept of settled signals, oldest first; as `ls` does."""
+    names = (*rows.COLUMNS, "settled_at", "outcome", "detail")
+    sql = f"SELECT id, {rows.columns(names)} FROM settled ORDER BY settled_at, rowid"  # noqa: S608
     with _reading(path) as db:
-        for *columns, came, ended, outcome, detail in db.execute(sql):
-            signal = file.to_signal(*columns)
-            yield Settled(signal, file.to_time(came), file.to_time(ended), outcome, json.loads(detail))
+        for key, *values in db.execute(sql):
+            try:
+                yield _settled(key, dict(zip(names, values, strict=True)))
+            except InvalidSignal as error:
+                rows.report(os.fspath(path), {key & rows.NUMBER: error.field})
+
+
+def _settled(key: int, fields: dict[str, object]) -> Settled:
+    try:
+        detail = json.loads(rows.text("detail", fields))
+    except ValueError:
+        raise InvalidSignal("detail", None, "readable") from None
+    came, ended = rows.moment("enqueued_at", fields), rows.moment("settled_at", fields)
+    return Settled(rows.to_signal(key, fields), came, ended, rows.text("outcome", fields), detail)
 
 
 def stats(path: str | os.PathLike[str]) -> FileStatistics:
@@ -85,13 +101,13 @@ def stats(path: str | os.PathLike[str]) -> FileStatistics:
     waiting, oldest = {}, {}
     with _reading(path) as db:
         for level in RiskLevel:
-            span = file.span(level)
-            waiting[level] = file.value_of(db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span))
-            sql = "SELECT enqueued_at FROM signals WHERE id > ? AND id < ? ORDER BY id LIMIT 1"
-            if first := db.execute(sql, span).fetchone():
-                oldest[level] = file.to_time(first[0])
-        now = (file.to_int(datetime.now(UTC)),)
-        expired = file.value_of(db.execute("SELECT count(*) FROM signals WHERE expires_at <= ?", now))
+            span = rows.span(level)
+            waiting[level] = rows.value_of(db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span))
+            if first := next(_waiting(db, path, *span), None):
+                oldest[level] = first.enqueued_at
+        now = rows.to_int(datetime.now(UTC))
+        sql = "SELECT count(*) FROM signals WHERE expires_at BETWEEN ? AND ?"
+        expired = rows.value_of(db.execute(sql, (rows.TIMES[0], now)))
         ended = dict(db.execute("SELECT outcome, count(*) FROM settled GROUP BY outcome"))
     real = os.path.realpath(path)
     size = sum(os.path.getsize(f"{real}{suffix}") for suffix in ("", "-wal") if os.path.exists(f"{real}{suffix}"))
@@ -100,8 +116,6 @@ def stats(path: str | os.PathLike[str]) -> FileStatistics:
 
 def _owner(path: str) -> int | None:
     """Return the process that the lock file names, if it lives: to try the lock could keep a client out."""
-    if path in file.locked_here:  # and to close the lock file would unlock it
-        return os.getpid()
     try:
         with open(f"{path}-lock") as lock:
             pid = int(lock.read(20))
@@ -128,15 +142,14 @@ def import_signals(path: str | os.PathLike[str], signals: Iterable[RiskSignal]) 
     """
     count = 0
     with _changing(path) as db:
-        number = (file.value_of(db.execute("SELECT max(id & ?) FROM signals", (file.NUMBER,))) or 0) + 1
+        number = (rows.value_of(db.execute("SELECT max(id & ?) FROM signals", (rows.NUMBER,))) or 0) + 1
         left = iter(signals)
         while chunk := list(islice(left, _SLICE)):
-            now = file.to_int(datetime.now(UTC))
             for signal in chunk:
                 if not isinstance(signal, RiskSignal):
                     raise InvalidSignal("signal", signal, "a RiskSignal")
             with file.transaction(db):
-                file.insert(db, [(chunk, number + count)], now)
+                rows.insert(db, list(enumerate(chunk, number + count)))
             count += len(chunk)
     return count
 
@@ -164,13 +177,13 @@ def drop(
     values: list[int] = []
     if row is not None:
         where.append("id & ? = ?")
-        values += [file.NUMBER, row]
+        values += [rows.NUMBER, row]
     if level is not None:
         where.append("id BETWEEN ? AND ?")
-        values += file.span(level)
+        values += rows.span(level)
     if before is not None:
         where.append("enqueued_at < ?")
-        values.append(file.to_int(before))
+        values.append(rows.to_int(before))
     with _changing(path) as db:
         with file.transaction(db):
             count = db.execute(f"DELETE FROM signals WHERE {' AND '.join(where)}", values).rowcount  # noqa: S608 - constants
@@ -182,20 +195,19 @@ def drop(
 def _reading(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     try:
-        if real not in file.locked_here:  # to close it would unlock it
-            file.recognize(real)
-        file.check_version(real)
+        file.check_kind(real)
         with closing(file.reading(real)) as db:
             yield db
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"{real}: {error}") from error
+        raise StoreError(f"{real}: {file.reason(error)}") from None
 
 
 @contextmanager
 def _changing(path: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
     real = os.path.realpath(path)
     try:
-        with file.owned(real), closing(file.connect(real)) as db:
+        with file.owned(real) as owner, closing(file.connect(real)) as db:
+            owner.watch()
             yield db
     except (sqlite3.Error, OSError) as error:
-        raise StoreError(f"{real}: {error}") from error
+        raise StoreError(f"{real}: {file.reason(error)}") from None

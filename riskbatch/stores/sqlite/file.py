@@ -1,26 +1,22 @@
 """
-The file of a `SqliteStore`: its schema and versions, its one owner, and rows to signals and back.
-
-The key of a row is its level and its number, so that the file reads in the order of sending. Statements move many rows
-in one step each, because every step of sqlite3 gives up the interpreter and must get it back from a busy event loop.
+The file of a `SqliteStore`: its schema and versions, how it is made, opened, checked and repaired.
 """
 
-import json
 import logging
 import os
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from attrs import frozen
-
-from ...errors import InvalidSignal, StoreError
+from ...errors import StoreError
 from ...log import log_fields
-from ...signals import RiskLevel, RiskSignal
+from ...signals import RiskLevel
+from .. import Snapshot
+from .lock import Ownership
+from .rows import NUMBER, TIMES, span, to_time, value_of
 
 logger = logging.getLogger("riskbatch")
 
@@ -28,7 +24,6 @@ Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 
 SQLITE = (3, 33, 0)  # the first with UPDATE FROM, of 2020
 APPLICATION_ID = 0x52424154  # "RBAT", in the file's header
-_APPLICATION = APPLICATION_ID.to_bytes(4, "big")
 VERSION = 2
 _FEEDS = """
 CREATE TABLE feeds (
@@ -38,7 +33,11 @@ CREATE TABLE feeds (
     ended INTEGER NOT NULL  -- whether it was read to its end
 );
 """
-SCHEMA = """
+_INDEXES = """
+CREATE INDEX IF NOT EXISTS signals_by_expiry ON signals (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX IF NOT EXISTS settled_by_time ON settled (settled_at);
+"""
+_TABLES = """
 CREATE TABLE signals (
     id INTEGER PRIMARY KEY,  -- the level (0 HIGH, 1 MEDIUM, 2 LOW) times 2**60, plus the number of admission
     ip TEXT NOT NULL,
@@ -49,7 +48,6 @@ CREATE TABLE signals (
     attempts INTEGER NOT NULL DEFAULT 0,
     may_have_arrived INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX signals_by_expiry ON signals (expires_at) WHERE expires_at IS NOT NULL;
 CREATE TABLE settled (
     settled_at INTEGER NOT NULL,
     outcome TEXT NOT NULL,
@@ -62,109 +60,56 @@ CREATE TABLE settled (
     enqueued_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL
 );
-CREATE INDEX settled_by_time ON settled (settled_at);
 CREATE TABLE state (
     clean INTEGER NOT NULL,  -- whether the last owner closed the file
     suspect_until INTEGER NOT NULL  -- rows up to this number may have been in flight when an owner was killed
 );
 INSERT INTO state VALUES (1, 0);
 """
+SCHEMA = _TABLES + _INDEXES
 MIGRATIONS = {1: _FEEDS}  # from a version to the next
 
-COLUMNS = "id, ip, message, timestamp, expires_at, enqueued_at"
-SHIFT = 60
-NUMBER = (1 << SHIFT) - 1
-LEVELS = tuple(RiskLevel)
-BASE = {level: rank << SHIFT for rank, level in enumerate(LEVELS)}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_BREATH = 100  # rows made into signals between two chances for the event loop to run: half a millisecond
-_PAUSE = 0.0002  # seconds, in which a thread that waits for the interpreter wakes up
-locked_here: set[str] = set()  # the paths that this process has locked: its own lock would not keep it out
+# What SQLite says without quoting anything that the file holds.
+_PLAIN = frozenset(
+    {
+        "attempt to write a readonly database",
+        "database disk image is malformed",
+        "database is locked",
+        "database or disk is full",
+        "database table is locked",
+        "disk I/O error",
+        "file is not a database",
+        "interrupted",
+        "out of memory",
+        "unable to open database file",
+    }
+)
 
 
-@frozen
-class Record:
-    """
-    A signal that waits in the file; see `Stored`.
-
-    Attributes:
-        row: Its number; within a level they ascend in the order of sending.
-        signal: The signal.
-        enqueued_at: When it came.
-        attempts: How many requests are known to have carried it.
-        may_have_arrived: Okta may have it already.
-    """
-
-    row: int
-    signal: RiskSignal
-    enqueued_at: datetime
-    attempts: int
-    may_have_arrived: bool
-
-
-@frozen
-class Held:
-    """What the file held when it was opened; see `Backlog`."""
-
-    newest: int
-    waiting: dict[RiskLevel, int]
-    next_expiry: datetime | None
-
-
-@frozen
-class Bookmark:
-    """
-    How far a feed was taken into the file.
-
-    Attributes:
-        name: Its path.
-        taken: How many of its signals are, or were, in the file, or were told to be none.
-        digest: Of the records up to there, by which a feed that was changed is noticed.
-        ended: Whether it was read to its end.
-    """
-
-    name: str
-    taken: int = 0
-    digest: str = ""
-    ended: bool = False
-
-
-# -- its owner
+# -- its life
 
 
 @contextmanager
-def owned(path: str) -> Iterator[None]:
+def owned(path: str) -> Iterator[Ownership]:
     """
     Own the file at *path*, which need not exist, until the block or the process ends.
 
     Raises:
-        StoreError: Somebody else owns it.
+        StoreError: Somebody else owns it, it is nothing that one can own, or this system has no such locks.
     """
+    is_there = os.path.exists(path)
+    if is_there and not os.path.isfile(path):
+        raise StoreError(f"{path} is not a regular file")
+    if is_there and os.stat(path).st_nlink > 1:  # each name would have a lock and a log of its own
+        raise StoreError(f"{path} has another name (a hard link), by which somebody else could have it open")
+    ownership = Ownership(path)
     try:
-        import fcntl  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        raise StoreError("a SqliteStore needs the file locks of a POSIX system") from None
-    if path in locked_here:
-        raise StoreError(f"{path} is in use by another client of this process")
-    locked_here.add(path)
-    try:
-        with open(os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
-            try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, and is not inherited
-            except OSError:
-                raise StoreError(f"{path} is in use by process {lock.read(20).strip() or 'unknown'}") from None
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            yield
-            lock.seek(0)
-            lock.truncate(0)
+        if ownership.is_first and is_there and os.path.getsize(path):  # or a cleaner has removed the lock file
+            check_kind(path)
+            check_alone(path)
+        yield ownership
     finally:
-        locked_here.discard(path)
-
-
-# -- its life
+        ownership.release()
 
 
 def connect(path: str, synchronous: Synchronous = "FULL") -> sqlite3.Connection:
@@ -172,47 +117,41 @@ def connect(path: str, synchronous: Synchronous = "FULL") -> sqlite3.Connection:
     Open the file at *path*, which the caller owns; make it, or bring it to the present version, if need be.
 
     Raises:
-        StoreError: It is no store, damaged, or of a later version; it was not touched.
+        StoreError: It is no store, damaged beyond repair, or of a later version; it was not touched.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise StoreError(f"{path} is not a regular file")
-    if os.path.exists(path) and os.stat(path).st_nlink > 1:  # each name would have a lock and a log of its own
-        raise StoreError(f"{path} has another name (a hard link), by which somebody else could have it open")
-    _guard_mode(path)
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         create(path)
-    recognize(path)
-    check_version(path)
-    check_whole(path)
+    check_kind(path)
+    for name in (path, f"{path}-wal", f"{path}-shm"):
+        with suppress(FileNotFoundError):
+            if os.stat(name).st_mode & 0o077:
+                os.chmod(name, 0o600)
+    if damage := find_damage(path):
+        rebuild(path, damage)
     db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
     try:
         db.execute(f"PRAGMA synchronous={synchronous}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA journal_size_limit=16777216")  # the log shrinks again after a flood
-        while (version := value_of(db.execute("PRAGMA user_version"))) < VERSION:
-            with transaction(db):
-                for statement in filter(str.strip, MIGRATIONS[version].split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version={version + 1}")
+        _migrate(db)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _guard_mode(path: str) -> None:
-    for name in (path, f"{path}-wal", f"{path}-shm"):
-        with suppress(FileNotFoundError):
-            if os.path.isfile(name) and os.stat(name).st_mode & 0o077:
-                with open(name, "rb") as file:  # only a store's: a foreign file is not touched
-                    if name != path or file.read(72)[68:72] == _APPLICATION:
-                        os.chmod(name, 0o600)
+def _migrate(db: sqlite3.Connection) -> None:
+    while (version := value_of(db.execute("PRAGMA user_version"))) < VERSION:
+        with transaction(db):
+            for statement in filter(str.strip, MIGRATIONS[version].split(";")):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version={version + 1}")
 
 
 def create(path: str) -> None:
     """Make an empty store beside, and put it in place at once: it is there as a whole or not at all."""
     new = f"{path}-new"
-    for leftover in (new, f"{new}-event_log"):
+    for leftover in (new, f"{new}-journal"):
         with suppress(FileNotFoundError):
             os.unlink(leftover)
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -229,48 +168,134 @@ def create(path: str) -> None:
         os.close(folder)
 
 
-def recognize(path: str) -> None:
+def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
+    """Note that the file has an owner again, and return what it holds."""
+    waiting, newest = {}, 0
+    for level in RiskLevel:
+        between = "FROM signals WHERE id > ? AND id < ?", span(level)
+        waiting[level] = value_of(db.execute(f"SELECT count(*) {between[0]}", between[1]))
+        last = value_of(db.execute(f"SELECT max(id) {between[0]}", between[1]))
+        newest = max(newest, (last or 0) & NUMBER)
+    sql = "SELECT clean, suspect_until FROM state WHERE typeof(clean) = 'integer' AND typeof(suspect_until) = 'integer'"
+    # Without its row, the file was damaged. Who was killed cannot have said what was in flight.
+    clean, suspect_until = db.execute(sql).fetchone() or (0, newest)
+    if not clean or newest == 0:  # with nothing left, the numbers begin again
+        suspect_until = newest
+    with transaction(db):
+        db.execute("DELETE FROM state")
+        db.execute("INSERT INTO state VALUES (0, ?)", (suspect_until,))
+        for statement in filter(str.strip, _INDEXES.split(";")):
+            db.execute(statement)  # only if a repair was cut short
+        if by_address:
+            db.execute("CREATE INDEX IF NOT EXISTS signals_by_ip ON signals (ip)")
+        else:
+            db.execute("DROP INDEX IF EXISTS signals_by_ip")
+    return Snapshot(newest, waiting, next_expiry(db, TIMES[0]))
+
+
+def mark_closed(db: sqlite3.Connection) -> None:
+    """Note that the owner has said all that it knew."""
+    db.execute("UPDATE state SET clean = 1")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def next_expiry(db: sqlite3.Connection, after: int) -> datetime | None:
+    """Return the first `expires_at` later than *after*; what is no time is passed over."""
+    sql = "SELECT min(expires_at) FROM signals WHERE expires_at > ? AND expires_at <= ?"
+    found = value_of(db.execute(sql, (after, TIMES[1])))
+    return None if found is None else to_time(int(found))
+
+
+# -- its checks
+
+
+def check_kind(path: str) -> None:
     """
-    Refuse what is no store, without touching it. Not for a file that this process has open, which it would unlock.
+    Refuse what is no store, or was made by a later riskbatch, without touching it.
+
+    It asks SQLite. To open and close the file otherwise would end the locks that SQLite has on it in this process.
 
     Raises:
         StoreError: It is something else.
     """
-    with open(path, "rb") as file:
-        header = file.read(100)
-    if len(header) < 100 or header[:16] != b"SQLite format 3\0":
-        raise StoreError(f"{path} is not a store of riskbatch")
-    if header[68:72] != _APPLICATION:
-        raise StoreError(f"{path} is not a store of riskbatch but another SQLite database")
-
-
-def check_version(path: str) -> None:
-    """
-    Refuse what a later riskbatch has made, without touching it.
-
-    Raises:
-        StoreError: It is of a later version.
-    """
     with closing(reading(path)) as db:
-        version = value_of(db.execute("PRAGMA user_version"))
+        try:
+            kind = value_of(db.execute("PRAGMA application_id"))
+            version = value_of(db.execute("PRAGMA user_version"))
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                raise
+            raise StoreError(f"{path} is not a store of riskbatch") from None
+    if kind != APPLICATION_ID:
+        raise StoreError(f"{path} is not a store of riskbatch but another SQLite database, or empty")
     if version > VERSION:
         raise StoreError(f"{path} has version {version}; this riskbatch knows versions up to {VERSION}")
 
 
-def check_whole(path: str) -> None:
+def check_alone(path: str) -> None:
     """
-    Refuse what is damaged, without touching it.
+    Refuse a store that SQLite has open elsewhere, be it only for reading.
 
     Raises:
-        StoreError: It is damaged, and where.
+        StoreError: Somebody has it open.
     """
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.1)) as db:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        try:
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError:
+            raise StoreError(f"{path} is in use by a process whose lock file was removed") from None
+
+
+def find_damage(path: str) -> str | None:
+    """Return what is wrong with the structure of the file; `None` if it is whole. Contents are not looked at."""
     with closing(reading(path)) as db:
         try:
-            damage = value_of(db.execute("PRAGMA quick_check(1)"))
+            damage = str(value_of(db.execute("PRAGMA quick_check(1)"))).splitlines()[-1]
         except sqlite3.DatabaseError as error:
-            damage = str(error)
-    if damage != "ok":
-        raise StoreError(f"{path} is damaged: {damage}")
+            damage = reason(error)
+    return None if damage == "ok" else damage
+
+
+def rebuild(path: str, damage: str) -> None:
+    """
+    Make the indexes of a damaged file anew, if all that is in its tables can be read.
+
+    Raises:
+        StoreError: A table is damaged too; the file was not touched.
+    """
+    try:
+        with closing(reading(path)) as db:
+            db.text_factory = bytes
+            for table in ("signals", "settled", "state"):
+                for _ in db.execute(f"SELECT * FROM {table} NOT INDEXED"):  # noqa: S608 - constants
+                    pass
+    except sqlite3.DatabaseError:
+        raise StoreError(f"{path} is damaged: {damage}") from None
+    _drop_indexes(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("VACUUM")
+        db.executescript(_INDEXES)
+    if damage_left := find_damage(path):
+        raise StoreError(f"{path} is damaged: {damage_left}")
+    text = "%s was damaged (%s); its indexes have been made anew, and its signals are whole"
+    logger.warning(text, path, damage, extra=log_fields("store_rebuilt", reason=damage))
+
+
+def _drop_indexes(path: str) -> None:
+    """Take the indexes out of the schema without reading them, which cannot be done."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute("DELETE FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+
+
+def reason(error: Exception) -> str:
+    """Return why *error* came, without anything that the file holds: SQLite's own texts can quote it."""
+    known = str(error) in _PLAIN or str(error).startswith(("no such table: ", "[Errno "))
+    return str(error) if known else getattr(error, "sqlite_errorname", type(error).__name__)
+
+
+# -- its use
 
 
 def reading(path: str) -> sqlite3.Connection:
@@ -293,107 +318,3 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
         raise
-
-
-# -- rows to signals and back
-
-
-def to_int(time: datetime) -> int:
-    """Return *time* as the file has it."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def to_time(microseconds: int) -> datetime:
-    """Return a time of the file."""
-    return _EPOCH + timedelta(microseconds=microseconds)
-
-
-def value_of(cursor: sqlite3.Cursor) -> Any:
-    """Return the one value that a statement yields."""
-    return cursor.fetchone()[0]
-
-
-def span(level: RiskLevel) -> tuple[int, int]:
-    """Return the keys between which all of *level* are."""
-    return BASE[level], BASE[level] + NUMBER
-
-
-_MANY = tuple(1 << power for power in range(8, -1, -1))  # rows an INSERT: the fewer steps the better
-_WIDTH = 6
-_INSERT = {
-    many: f"INSERT INTO signals ({COLUMNS}) VALUES {', '.join(['(?, ?, ?, ?, ?, ?)'] * many)}"  # noqa: S608 - constants
-    for many in _MANY
-}
-
-
-def insert(db: sqlite3.Connection, runs: Iterable[tuple[Sequence[RiskSignal], int]], now: int) -> None:
-    """Add *runs* of signals, each with the number of its first; *now* is a time of the file."""
-    values: list[object] = []
-    for signals, number in runs:
-        for key, signal in enumerate(signals, number):
-            expires_at = signal.expires_at
-            values += (
-                BASE[signal.risk_level] + key,
-                signal.ip,
-                signal.message,
-                (signal.timestamp - _EPOCH) // _MICROSECOND,
-                None if expires_at is None else to_int(expires_at),
-                now,
-            )
-            if len(values) == _WIDTH * _MANY[0]:
-                db.execute(_INSERT[_MANY[0]], values)
-                values = []
-    start = 0
-    for many in _MANY:
-        if len(values) - start >= _WIDTH * many:
-            db.execute(_INSERT[many], values[start : start + _WIDTH * many])
-            start += _WIDTH * many
-
-
-def turn(db: sqlite3.Connection, bookmark: Bookmark) -> None:
-    """Write how far a feed was taken."""
-    values = (bookmark.name, bookmark.taken, bookmark.digest, bookmark.ended)
-    db.execute("INSERT OR REPLACE INTO feeds VALUES (?, ?, ?, ?)", values)
-
-
-def find_bookmark(db: sqlite3.Connection, name: str) -> Bookmark:
-    """Return how far the feed *name* was taken."""
-    found = db.execute("SELECT taken, digest, ended FROM feeds WHERE name = ?", (name,)).fetchone()
-    return Bookmark(name) if found is None else Bookmark(name, found[0], found[1], bool(found[2]))
-
-
-def records(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[Record]:
-    """Read the rows *where*, in one step."""
-    sql = f"""
-        SELECT json_group_array(json_array({COLUMNS}, attempts, may_have_arrived)), (SELECT suspect_until FROM state)
-        FROM (SELECT * FROM signals WHERE {where})
-    """  # noqa: S608 - constants
-    text, suspect_until = db.execute(sql, values).fetchone()
-    found = []
-    for count, row in enumerate(json.loads(text)):
-        if count % _BREATH == 0:
-            time.sleep(_PAUSE)
-        try:
-            found.append(_record(row, suspect_until))
-        except (InvalidSignal, TypeError, ValueError, OverflowError, IndexError) as error:
-            unread = log_fields("store_failed", reason="unreadable", count=1)
-            logger.error("row %s of the store is no signal: %s", row[0], error, extra=unread)
-    return found
-
-
-def _record(row: Sequence[Any], suspect_until: int) -> Record:
-    *columns, enqueued_at, attempts, may_have_arrived = row
-    number = row[0] & NUMBER
-    arrived = bool(may_have_arrived) or number <= suspect_until
-    return Record(number, to_signal(*columns), to_time(enqueued_at), attempts, arrived)
-
-
-def to_signal(key: int, ip: str, message: str | None, timestamp: int, expires_at: int | None) -> RiskSignal:
-    """Return the signal of a row."""
-    return RiskSignal(
-        ip,
-        LEVELS[key >> SHIFT],
-        message=message,
-        timestamp=to_time(timestamp),
-        expires_at=None if expires_at is None else to_time(expires_at),
-    )

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from ...errors import StoreError
 from ...signals import RiskSignal
-from . import file
+from . import file, rows
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS imports (
@@ -54,8 +54,7 @@ class Import:
         self._db = db
         self._path = path
         db.execute(_TABLE)
-        row = db.execute("SELECT max(id & ?) FROM signals", (file.NUMBER,)).fetchone()
-        self._next = (row[0] or 0) + 1
+        self._next = (rows.value_of(db.execute("SELECT max(id & ?) FROM signals", (rows.NUMBER,))) or 0) + 1
 
     def same(self, digest: str) -> Imported | None:
         """Return the import of the very same content, read in the same way."""
@@ -78,23 +77,15 @@ class Import:
 
     def add(self, signals: Sequence[RiskSignal]) -> None:
         """Add *signals*, as the newest of their levels."""
-        now = file.to_int(datetime.now(UTC))
-        rows = [_row(signal, number, now) for number, signal in enumerate(signals, self._next)]
-        self._next += len(signals)
         with _telling(self._path):
-            self._db.executemany(f"INSERT INTO signals ({file.COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)  # noqa: S608
+            rows.insert(self._db, list(enumerate(signals, self._next)))
+        self._next += len(signals)
 
     def finish(self, name: str, found: Imported) -> None:
         """Remember what was taken."""
-        values = (found.digest, file.to_int(datetime.now(UTC)), name, found.size, found.records, found.signals)
+        values = (found.digest, rows.to_int(datetime.now(UTC)), name, found.size, found.records, found.signals)
         with _telling(self._path):
             self._db.execute("INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?, ?, ?)", values)
-
-
-def _row(signal: RiskSignal, number: int, now: int) -> tuple[object, ...]:
-    expires_at = None if signal.expires_at is None else file.to_int(signal.expires_at)
-    key = file.BASE[signal.risk_level] + number
-    return key, signal.ip, signal.message, file.to_int(signal.timestamp), expires_at, now
 
 
 @contextmanager
@@ -117,4 +108,4 @@ def _telling(path: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {error}") from error
+        raise StoreError(f"{path}: {file.reason(error)}") from None

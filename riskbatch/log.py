@@ -48,6 +48,9 @@ EVENTS = {
     "hook_failed": Event("ERROR", "`on_settled` raised"),
     "store_failed": Event("ERROR", "the store cannot be read or written", "reason count"),
     "store_recovered": Event("WARNING", "the store can be written again"),
+    "store_rebuilt": Event(
+        "WARNING", "indexes of the file were damaged and are made anew; its signals are whole", "reason"
+    ),
     "engine_away": Event("WARNING", "a fleet's engine does not answer, or refuses; nothing is sent", "reason"),
     "engine_back": Event("WARNING", "the engine answers again", "reason"),
     "engine_clock": Event("WARNING", "the engine's clock was stepped; the fleet corrects it", "step"),

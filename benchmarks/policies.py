@@ -29,7 +29,7 @@ from attrs import evolve
 
 from benchmarks.bound import least_mean_wait
 from riskbatch import Limiter, RiskLevel
-from riskbatch.prioritizer import Demand
+from riskbatch.batcher import Demand
 from riskbatch.simulation import (
     Arrival,
     Result,

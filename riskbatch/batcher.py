@@ -1,15 +1,44 @@
 """
-Which signals share a payload, and how a refused one is taken apart.
+Which signals share a payload, what the next one would carry, and how a refused one is taken apart.
 
 Pure: no clock, no I/O. A payload has at most 20 events, and an event at most `subjects_per_event` signals, which must
 have the same timestamp and expiry, because Okta keeps those per event.
 """
 
+import math
 from collections.abc import Iterable, Sequence
+
+from attrs import frozen
 
 from .okta.risk_events import MAX_EVENTS
 from .receipts import Receipt
-from .signals import RiskSignal, format_time
+from .signals import RiskLevel, RiskSignal, format_time
+
+
+@frozen
+class Demand:
+    """
+    What the next request would carry, as far as the limiter's rules care.
+
+    Attributes:
+        level: The highest level aboard; `None` if nothing is ready.
+        full: The payload would be full.
+        full_of_high: The payload would be full of HIGH.
+        high_before: When the last HIGH but one was admitted.
+        high_last: When the last HIGH was admitted.
+        probe: The payload would be a group of suspects, which does not wait to fill.
+        medium_since: When the oldest ready MEDIUM was admitted; infinity if there is none.
+        low_since: The same for LOW.
+    """
+
+    level: RiskLevel | None
+    full: bool = False
+    full_of_high: bool = False
+    high_before: float = math.inf
+    high_last: float = math.inf
+    probe: bool = False
+    medium_since: float = math.inf
+    low_since: float = math.inf
 
 
 class EventSlots:

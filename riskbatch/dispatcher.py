@@ -12,11 +12,10 @@ from typing import Protocol
 
 from attrs import frozen
 
-from .batcher import Batch
+from .batcher import Batch, Demand
 from .limiter import Limiter
 from .okta.http import Response
 from .okta.rate_limits import Budget
-from .prioritizer import Demand
 from .queue import Queue
 from .signals import RiskLevel
 

@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from aiolimiter import AsyncLimiter
 from attrs import frozen
 
+from .batcher import Demand
 from .errors import ConfigurationError
 from .okta.rate_limits import Budget
-from .prioritizer import Demand
 from .signals import RiskLevel
 
 DEFAULT_LINGER = {RiskLevel.MEDIUM: 1.0, RiskLevel.LOW: 5.0}

@@ -15,9 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain, count, islice, takewhile
 
-from attrs import frozen
-
-from .batcher import Batch, EventSlots
+from .batcher import Batch, Demand, EventSlots
 from .okta.risk_events import MAX_EVENTS
 from .probes import Probes
 from .receipts import Receipt
@@ -26,32 +24,6 @@ from .signals import RiskLevel
 _HIGH = RiskLevel.HIGH
 _RANK = {level: rank for rank, level in enumerate(RiskLevel)}  # 0 is sent first
 _LOWEST_FIRST = tuple(reversed(RiskLevel))
-
-
-@frozen
-class Demand:
-    """
-    What the next request would carry, as far as the limiter's rules care.
-
-    Attributes:
-        level: The highest level aboard; `None` if nothing is ready.
-        full: The payload would be full.
-        full_of_high: The payload would be full of HIGH.
-        high_before: When the last HIGH but one was admitted.
-        high_last: When the last HIGH was admitted.
-        probe: The payload would be a group of suspects, which does not wait to fill.
-        medium_since: When the oldest ready MEDIUM was admitted; infinity if there is none.
-        low_since: The same for LOW.
-    """
-
-    level: RiskLevel | None
-    full: bool = False
-    full_of_high: bool = False
-    high_before: float = math.inf
-    high_last: float = math.inf
-    probe: bool = False
-    medium_since: float = math.inf
-    low_since: float = math.inf
 
 
 class Places:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
 
+from .alarm import Alarm
 from .batcher import Batch
 from .books import Books
 from .capacity import Capacity
@@ -24,38 +25,6 @@ from .signals import RiskLevel, RiskSignal
 WhenFull: TypeAlias = Literal["wait", "reject", "shed"]
 MANY = 1000  # signals that are admitted between two turns of the event loop: about 2 ms
 SLICE = 200  # signals that are settled between two turns: about 1 ms, without hooks
-
-
-class Alarm:
-    """Wakes the one task that waits for a change, also if it did not wait yet."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._rung = False
-        self._waiter: asyncio.Future[None] | None = None
-
-    def ring(self) -> None:
-        """Something has changed."""
-        self._rung = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def silence(self) -> None:
-        """Whoever waits is about to look at all that has changed until now."""
-        self._rung = False
-
-    async def wait(self, until: float) -> None:
-        """Wait for `ring`, at most until the loop clock shows *until*; infinity waits for `ring` alone."""
-        if self._rung:
-            return
-        self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(until, self.ring) if until < math.inf else None
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
 
 
 class Rows(Protocol):

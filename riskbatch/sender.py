@@ -18,6 +18,7 @@ from typing import Protocol
 
 from attrs import define, evolve
 
+from .alarm import Alarm
 from .batcher import Batch, split
 from .dispatcher import TIMER_RESOLUTION, Dispatcher, Terms
 from .limiter import RateLimit
@@ -41,7 +42,6 @@ from .okta.verdicts import (
     refusal_text,
     verdict_on,
 )
-from .queue import Alarm
 from .receipts import Accepted, Outcome, Receipt, Rejected
 from .trouble import Trouble, backoff
 

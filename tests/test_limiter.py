@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from riskbatch import ConfigurationError
+from riskbatch.batcher import Demand
 from riskbatch.limiter import DEFAULT_LINGER, Limiter, RateLimit, Window
 from riskbatch.okta.rate_limits import Budget
-from riskbatch.prioritizer import Demand
 from riskbatch.signals import RiskLevel
 
 HIGH, MEDIUM, LOW = RiskLevel

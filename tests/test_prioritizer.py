@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from riskbatch.batcher import Batch, split
+from riskbatch.batcher import Batch, Demand, split
 from riskbatch.okta.risk_events import MAX_EVENTS
-from riskbatch.prioritizer import Demand, Prioritizer
+from riskbatch.prioritizer import Prioritizer
 from riskbatch.receipts import Accepted, Receipt
 from riskbatch.signals import RiskLevel, RiskSignal
 

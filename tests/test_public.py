@@ -17,7 +17,7 @@ import riskbatch
 HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. A wing is one room. The emulator stands apart.
 ORDER = """
-version errors log signals threads receipts okta batcher probes prioritizer limiter capacity books queue trouble
+version errors alarm log signals threads receipts okta batcher probes prioritizer limiter capacity books queue trouble
 dispatcher sender stores statistics arguments lifespan client __init__ testing otel simulation cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from budget import budget
 from with_store import PYTHON, client, in_file
 
 import riskbatch as rb
@@ -23,7 +24,7 @@ def path(tmp_path):
     return tmp_path / "signals.db"
 
 
-KILLS = int(os.environ.get("RISKBATCH_KILLS", "30"))
+KILLS = int(os.environ.get("RISKBATCH_KILLS", budget("6", "200")))
 VICTIM = Path(__file__).with_name("durable_victim.py")
 
 

@@ -10,11 +10,12 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
+from budget import budget
 from test_cli_wire import LIMIT, counts, ended, lines, scaled, signal_, spawn, until
 
 from riskbatch.emulator import OktaEmulator
 
-KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", "30")) // 7)
+KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", budget("6", "200"))) // 7)
 
 
 def taken(okta: OktaEmulator) -> Counter[str]:

@@ -9,8 +9,62 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 logger = logging.getLogger("riskbatch")
+
+
+class Event(NamedTuple):
+    """
+    What one kind of line says; the guide for operators prints these.
+
+    Attributes:
+        level: The level, and the other one that it has in a case that is named.
+        meaning: What happened.
+        fields: Those that it may have, without their prefix; lines of an `EventLog` have `org` and `held_back` too.
+    """
+
+    level: str
+    meaning: str
+    fields: str = ""
+
+
+# All lines that there are; a test compares this with the calls in the code.
+EVENTS = {
+    "opened": Event("INFO", "the client was entered; so many signals were in its store", "waiting limit"),
+    "limit": Event("INFO", "the server's headers allow another number of requests", "limit before"),
+    "throttled": Event(
+        "WARNING", "429, or others have used up the window; nothing is sent", "resumes_after waiting limit"
+    ),
+    "slowed": Event("WARNING", "failures that should pass; fewer requests are sent", "reason waiting"),
+    "paused": Event("WARNING", "nothing is sent until somebody fixes the reason", "reason waiting"),
+    "resumed": Event("WARNING (INFO after `throttled`)", "a request was accepted again", "reason after"),
+    "refused": Event("WARNING", "Okta refused a signal for what it is; one line a minute", "code reason status"),
+    "signal_refused": Event("DEBUG", "the same, for each signal", "code reason"),
+    "token_refused": Event("WARNING", "the service app gets no access token", "reason denied"),
+    "token_renewed": Event("WARNING", "the service app has an access token again", "reason"),
+    "scope_missing": Event("WARNING", "the app asks for scopes that were not granted", "scopes"),
+    "not_admitted": Event("WARNING", "a signal of another thread was not admitted", "reason error"),
+    "hook_failed": Event("ERROR", "`on_settled` raised"),
+    "store_failed": Event("ERROR", "the store cannot be read or written", "reason count"),
+    "store_recovered": Event("WARNING", "the store can be written again"),
+    "store_rebuilt": Event(
+        "WARNING", "indexes of the file were damaged and are made anew; its signals are whole", "reason"
+    ),
+    "engine_away": Event("WARNING", "a fleet's engine does not answer, or refuses; nothing is sent", "reason"),
+    "engine_back": Event("WARNING", "the engine answers again", "reason"),
+    "engine_clock": Event("WARNING", "the engine's clock was stepped; the fleet corrects it", "step"),
+    "engine_forgot": Event("ERROR", "the engine lost data; this replica gives back what it knows"),
+    "engine_unsafe": Event("WARNING", "the engine's settings allow it to lose signals", "reason"),
+    "defect": Event("ERROR", "a request failed in an unexpected way; its signals wait again"),
+    "crashed": Event("ERROR", "the sender failed, which is a defect; the client is closed"),
+    "draining": Event("INFO (WARNING after Ctrl-C)", "the block is left; so many signals wait", "waiting timeout"),
+    "closed": Event(
+        "INFO (WARNING if signals are lost)",
+        "the client is closed; one field for each outcome",
+        "reason accepted rejected expired shed superseded abandoned",
+    ),
+}
 
 # A server that changes its mind with every request would be 60 lines a minute. Ten tell a person what happens; from
 # then on the newest state is said once a minute, with the number of changes in between.

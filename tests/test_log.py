@@ -11,10 +11,9 @@ from fake_org import WALL, FakeOrg, client, signal, signals
 
 import riskbatch as rb
 from riskbatch.emulator import Fault
-from riskbatch.log import EventLog
+from riskbatch.log import EVENTS, EventLog
 
 HOUSE = Path(rb.__file__).parent
-README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.fixture
@@ -178,22 +177,44 @@ async def test_nothing_is_said_per_signal(caplog):
     assert counts[0] == counts[1]
 
 
-def events_in_the_code():
-    """Find what is given to `log_fields` and to `EventLog.emit`."""
+def lines_in_the_code():
+    """Find the calls of `log_fields` and `EventLog.emit`: the event, `None` if it is a variable, and the fields."""
     for path in HOUSE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "log_fields":
-                yield node.args[0]
+                event = node.args[0]
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "emit" and len(node.args) == 3:
-                yield node.args[1]
+                event = node.args[1]
+            else:
+                continue
+            if not (path.name == "log.py" and isinstance(event, ast.Name)):  # where the two are defined
+                fields = {keyword.arg for keyword in node.keywords if keyword.arg}
+                yield event.value if isinstance(event, ast.Constant) else None, fields
 
 
-def test_every_line_is_in_the_table_of_the_readme():
-    """An event that the README does not name is one that nobody can look for."""
-    table = re.findall(r"^\| `(\w+)` \| \w+", README.split("### The log")[1].split("##")[0], re.M)
-    assert len(table) == len(set(table))
-    events = {node.value for node in events_in_the_code() if isinstance(node, ast.Constant)}
-    assert events | {"slowed", "paused"} == set(table)
+def test_every_line_is_in_the_table():
+    """An event that the table does not name is one that nobody can look for; nor is any named that is not written."""
+    found = list(lines_in_the_code())
+    assert sum(event is None for event, _ in found) == 1  # slowed or paused
+    assert {event for event, _ in found} - {None} | {"slowed", "paused"} == set(EVENTS)
+
+
+def test_every_field_is_in_the_table():
+    """A line has no field but those that the table names for its event, the org and what was held back."""
+    for event, fields in lines_in_the_code():
+        told = EVENTS["paused" if event is None else event].fields.split()
+        assert fields <= {"org", "held_back", *told}, event
+
+
+@pytest.fixture(autouse=True)
+def _told_as_the_table_says(caplog):
+    """Every line of these tests has the level and the fields of the table."""
+    yield
+    for record in caplog.get_records("call"):
+        if record.name == "riskbatch" and (event := EVENTS.get(record.riskbatch_event)):
+            assert record.levelname in re.findall(r"[A-Z]{4,}", event.level), record.riskbatch_event
+            fields = {name.removeprefix("riskbatch_") for name in vars(record) if name.startswith("riskbatch_")}
+            assert fields <= {"event", "org", "held_back", *event.fields.split()}, record.riskbatch_event
 
 
 def test_every_line_of_the_library_has_an_event():

@@ -15,7 +15,6 @@ import pytest
 import riskbatch
 
 HOUSE = Path(riskbatch.__file__).parent
-README = (Path(__file__).parent.parent / "README.md").read_text()
 # From the first to the last; a room imports only what stands before it. A wing is one room. The emulator stands apart.
 ORDER = """
 version errors alarm log signals threads receipts okta batcher probes prioritizer limiter capacity books queue trouble

@@ -1,7 +1,7 @@
 """
 A log handler: what any thread of a program logs about an address becomes a risk signal.
 
-    pip install riskbatch
+    pip install .    # in a checkout of riskbatch
     export OKTA_CLIENT_ORGURL=https://acme.okta.com OKTA_CLIENT_TOKEN=...
     python log_handler.py
 """

@@ -109,7 +109,14 @@ class Lifespan:
         self.admission: Queue | StoredAdmission | FleetQueue
         if isinstance(store, ValkeyStore):
             self.queue = self.admission = self._stored = self.fleet = FleetQueue(
-                store, self._limiter, self._org, options, books
+                store,
+                self._limiter,
+                self._org,
+                books,
+                capacity=options["capacity"],
+                when_full=when_full,
+                subjects_per_event=options["subjects_per_event"],
+                coalesce=options["coalesce"],
             )
             return self.fleet.dispatcher
         if not isinstance(store, SqliteStore):

@@ -54,6 +54,7 @@ EVENTS = {
     "engine_away": Event("WARNING", "a fleet's engine does not answer, or refuses; nothing is sent", "reason"),
     "engine_back": Event("WARNING", "the engine answers again", "reason"),
     "engine_clock": Event("WARNING", "the engine's clock was stepped; the fleet corrects it", "step"),
+    "engine_full": Event("WARNING", "the engine is full and admits nothing", "reason"),
     "engine_forgot": Event("ERROR", "the engine lost data; this replica gives back what it knows"),
     "engine_unsafe": Event("WARNING", "the engine's settings allow it to lose signals", "reason"),
     "defect": Event("ERROR", "a request failed in an unexpected way; its signals wait again"),

@@ -40,8 +40,8 @@ def store(request, path):
 def kept(store: rb.SqliteStore | rb.ValkeyStore | None) -> list[str]:
     """Return the addresses that *store* has."""
     if isinstance(store, rb.ValkeyStore):
-        records = valkey.Valkey.from_url(store._shown).hvals(f"riskbatch:1:{{{store.name}}}:signals")
-        return [json.loads(record.split(b" ", 4)[4])["ip"] for record in records]
+        records = valkey.Valkey.from_url(store._shown).hvals(f"riskbatch:2:{{{store.name}}}:signals")
+        return [json.loads(record[record.index(b"{") :])["ip"] for record in records]
     return [] if store is None else in_file(store.path)
 
 
@@ -124,7 +124,8 @@ async def test_cancelled_means_not_admitted(okta, store):
         results = await asyncio.gather(*tasks, return_exceptions=True)
         admitted = [receipt.signal.ip for receipt in results if isinstance(receipt, rb.Receipt)]
         assert c.statistics().admitted == len(admitted)
-        assert queue_of(c)._capacity._promised == 0
+        if not isinstance(store, rb.ValkeyStore):  # whose room is the engine's
+            assert queue_of(c)._capacity._promised == 0
         assert balanced(c)
     if store is not None:
         assert sorted(kept(store)) == sorted(admitted)

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from ...alarm import Alarm
-from ...arguments import ClientOptions
 from ...books import Books
 from ...errors import StoreError
 from ...limiter import Limiter
 from ...log import EventLog
+from ...queue import WhenFull
 from ...receipts import Outcome, Receipt
 from ...signals import RiskLevel, RiskSignal
 from .admission import AT_ONCE, WHOLE, Admissions
@@ -32,30 +32,41 @@ class FleetQueue:
         store: Where the engine is.
         limiter: The budget and the rules.
         org: The org's URL.
-        options: Of the client.
         books: The counts.
+        capacity, when_full, subjects_per_event, coalesce: As for the client.
 
     Attributes:
         alarm: Rings when the sender should look again.
         dispatcher: Gives out what this replica may send.
     """
 
-    def __init__(self, store: ValkeyStore, limiter: Limiter, org: str, options: ClientOptions, books: Books) -> None:
+    def __init__(
+        self,
+        store: ValkeyStore,
+        limiter: Limiter,
+        org: str,
+        books: Books,
+        *,
+        capacity: int,
+        when_full: WhenFull,
+        subjects_per_event: int,
+        coalesce: bool,
+    ) -> None:
         self.alarm = Alarm()
         self.books = books
-        self._when_full = options["when_full"]
+        self._when_full = when_full
         self._lease = store.lease
         engine = store.connect(org)
         event_log = EventLog(org)
         period = limiter.window.rate.period + TOLERANCE
-        told = {"period": microseconds(period), "lease": microseconds(store.lease), "coalesce": options["coalesce"]}
+        told = {"period": microseconds(period), "lease": microseconds(store.lease), "coalesce": coalesce}
         session = Session(engine, told, event_log)
-        decider = Decider(private(limiter), options["subjects_per_event"])
+        decider = Decider(private(limiter), subjects_per_event)
         self.admissions = Admissions(
             session,
             buffer=store.buffer,
-            capacity=options["capacity"],
-            when_full=options["when_full"],
+            capacity=capacity,
+            when_full=when_full,
             payload=decider.payload,
         )
         self.own = self.admissions.own = OwnReceipts(books, self.alarm, self.admissions.note_room)

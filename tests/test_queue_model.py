@@ -1,18 +1,18 @@
 """
 Queue and prioritizer together, against one list that is sorted anew at each step.
 
-RISKBATCH_THOROUGH=1 runs fifty times as many examples.
+RISKBATCH_THOROUGH=1 runs forty times as many examples.
 """
 
 import asyncio
 import math
-import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import async_solipsism
 import pytest
 from attrs import define
+from budget import THOROUGH, budget
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from riskbatch import books as books_module
 from riskbatch import queue as queue_module
 from riskbatch.batcher import split
 from riskbatch.books import Books
@@ -35,7 +36,6 @@ from riskbatch.queue import Queue
 from riskbatch.receipts import Abandoned, Accepted, Expired, Shed, Superseded
 from riskbatch.signals import RiskLevel, RiskSignal
 
-THOROUGH = os.environ.get("RISKBATCH_THOROUGH") == "1"
 RANK = {level: rank for rank, level in enumerate(RiskLevel)}
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -442,7 +442,8 @@ class QueueMachine(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def wall_clock(monkeypatch):
-    monkeypatch.setattr(queue_module, "datetime", WallClock)
+    for module in (books_module, queue_module):
+        monkeypatch.setattr(module, "datetime", WallClock)
 
 
 @pytest.mark.parametrize("coalesce", [False, True])
@@ -453,6 +454,6 @@ def test_the_queue_does_what_a_sorted_list_would(when_full, coalesce):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=1000 if THOROUGH else 25, stateful_step_count=40, deadline=None, derandomize=not THOROUGH
+            max_examples=budget(25, 1000), stateful_step_count=40, deadline=None, derandomize=not THOROUGH
         ),
     )

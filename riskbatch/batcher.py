@@ -6,7 +6,8 @@ have the same timestamp and expiry, because Okta keeps those per event.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from attrs import frozen
 
@@ -121,6 +122,15 @@ class Batch:
             elif 0 <= subject < len(receipts):
                 found[receipts[subject]] = None
         return list(found)
+
+
+def fill_a_payload(lanes: Iterable[Mapping[int, Receipt]], subjects_per_event: int) -> bool:
+    """Tell whether the signals of *lanes*, the first to be sent first, leave no slot of a payload free."""
+    if subjects_per_event == 1:
+        return sum(map(len, lanes)) >= MAX_EVENTS
+    slots = EventSlots(subjects_per_event)
+    waiting = chain.from_iterable(lane.values() for lane in lanes)
+    return any(slots.place(receipt.signal) is None for receipt in waiting) or slots.is_full()
 
 
 def split(receipts: Sequence[Receipt]) -> list[list[Receipt]]:

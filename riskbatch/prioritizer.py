@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import chain, count, islice, takewhile
 
-from .batcher import Batch, Demand, EventSlots
+from .batcher import Batch, Demand, fill_a_payload
 from .okta.risk_events import MAX_EVENTS
 from .probes import Probes
 from .receipts import Receipt
@@ -258,23 +258,16 @@ class Prioritizer:
         if level is None:
             return Demand(None)
         high, medium, low = self.lanes.values()
-        full_of_high = self._fills(high)
+        full_of_high = fill_a_payload([high], self.subjects_per_event)
         return Demand(
             level,
-            full=full_of_high or self._fills(high, medium, low),
+            full=full_of_high or fill_a_payload([high, medium, low], self.subjects_per_event),
             full_of_high=full_of_high,
             high_before=self._high_before,
             high_last=self._high_last,
             medium_since=since(medium),
             low_since=since(low),
         )
-
-    def _fills(self, *lanes: OrderedDict[int, Receipt]) -> bool:
-        if self.subjects_per_event == 1:
-            return sum(map(len, lanes)) >= MAX_EVENTS
-        slots = EventSlots(self.subjects_per_event)
-        waiting = chain.from_iterable(lane.values() for lane in lanes)
-        return any(slots.place(receipt.signal) is None for receipt in waiting) or slots.is_full()
 
     def take(self, now: float, wall: datetime | None = None) -> Batch:
         """

@@ -178,28 +178,18 @@ class Queue:
             if victim is None:
                 self.end([receipt], lambda _: Shed())
                 return receipt
-        superseded = self._line_up(receipt)
-        self._ring_for(receipt)
+        if self._backlog is not None:
+            superseded = self._backlog.line_up(receipt, self.prioritizer)
+        else:
+            old = self.prioritizer.admit(receipt)
+            superseded = [] if old is None else [old]
+        if _changes_plan(receipt, self.prioritizer, self.payload):
+            self.alarm.ring()
         if victim is not None:
             self.end([victim], lambda shed: Shed(shed.may_have_arrived))
         if superseded:
             self.end(superseded, lambda old: Superseded(signal, old.may_have_arrived))
         return receipt
-
-    def _line_up(self, newcomer: Receipt) -> list[Receipt]:
-        if self._backlog is not None:
-            return self._backlog.line_up(newcomer, self.prioritizer)
-        old = self.prioritizer.admit(newcomer)
-        return [] if old is None else [old]
-
-    def _ring_for(self, newcomer: Receipt) -> None:
-        """Ring if the plan changes: for the first of a level, for each that may fill a payload, and for a deadline."""
-        in_lane = len(self.prioritizer.lanes[newcomer.signal.risk_level])
-        fills = in_lane == 1 or not in_lane % MAX_EVENTS or not self.prioritizer.size % MAX_EVENTS
-        if fills and in_lane <= self.payload:
-            self.alarm.ring()
-        if newcomer.deadline is not None and newcomer.deadline <= self.prioritizer.overdue_at():
-            self.alarm.ring()
 
     # -- going out
 
@@ -295,3 +285,11 @@ class Queue:
         if self._backlog is not None:
             self.books.abandon(self._backlog.abandon_rest())
         return False
+
+
+def _changes_plan(newcomer: Receipt, prioritizer: Prioritizer, payload: int) -> bool:
+    """Tell whether the sender must look again: the first of a level, one that may fill a payload, a new deadline."""
+    in_lane = len(prioritizer.lanes[newcomer.signal.risk_level])
+    if in_lane <= payload and (in_lane == 1 or not in_lane % MAX_EVENTS or not prioritizer.size % MAX_EVENTS):
+        return True
+    return newcomer.deadline is not None and newcomer.deadline <= prioritizer.overdue_at()

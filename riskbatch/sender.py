@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 import os
-import random
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -43,7 +42,7 @@ from .okta.verdicts import (
     verdict_on,
 )
 from .receipts import Accepted, Outcome, Receipt, Rejected
-from .trouble import Trouble, backoff
+from .trouble import Health, Trouble
 
 logger = logging.getLogger("riskbatch")
 
@@ -118,10 +117,8 @@ class Sender:
         self._process = os.getpid()
         # A try after a failure costs a permit, so the waits are measured in gaps and windows, not in absolute time.
         self._first_backoff = rate.period / rate.requests / 2
-        self._most_backoff = rate.period
-        self.trouble: Trouble | None = None
+        self.health = Health(self.event_log, first=self._first_backoff, most=rate.period)
         self.counts = Counts()
-        self._throttled_at: float | None = None  # since when the window has been used up: a row of 429s is one line
         self._drain_by: float | None = None
 
     # -- the loop
@@ -148,14 +145,15 @@ class Sender:
 
     def _terms(self, now: float) -> Terms:
         leave_before = math.inf if self._drain_by is None else self._drain_by
-        terms = Terms(draining=self._draining, leave_before=leave_before)
+        terms = Terms(draining=self._drain_by is not None, leave_before=leave_before)
         if not self._credentials.usable(now):
             return evolve(terms, hold_until=max(now, self._renew_at()))
-        if self.trouble is None:
+        trouble = self.health.trouble
+        if trouble is None:
             return terms
-        if self.trouble.denied:
-            return evolve(terms, hold_until=math.inf if self.counts.requests_in_flight else self.trouble.until)
-        return evolve(terms, others_until=self.trouble.until, express=False)
+        if trouble.denied:
+            return evolve(terms, hold_until=math.inf if self.counts.requests_in_flight else trouble.until)
+        return evolve(terms, others_until=trouble.until, express=False)
 
     def _is_drained(self, leaves_at: float) -> bool:
         if self._drain_by is None or self.counts.requests_in_flight:
@@ -179,8 +177,7 @@ class Sender:
             level = logging.WARNING if warns else logging.INFO
             self.event_log.emit(level, "draining", text, waiting=waiting, timeout=left)
         self._drain_by = until
-        if self.trouble is not None:
-            self.trouble = evolve(self.trouble, until=-math.inf)  # after the end it could not be tried again
+        self.health.end_soon()
         self._renewal.retry_now()
         self._queue.retry_now()
 
@@ -188,18 +185,14 @@ class Sender:
         """Return the limit of a window, the permits that are free, and until when the server holds everything."""
         return self._dispatcher.budget(now)
 
-    @property
-    def _draining(self) -> bool:
-        return self._drain_by is not None
-
     def current_trouble(self) -> Trouble | None:
         """Return what keeps signals from going now, or soon will: no new credentials, or a server that fails."""
         now = self._loop.time()
         if self._dispatcher.outage is not None:
             return Trouble(self._dispatcher.outage, False, 1, now, now, now)
         failure, usable = self._renewal.failure, self._credentials.usable(now)
-        if failure is None or (self.trouble is not None and usable):
-            return self.trouble
+        if failure is None or (self.health.trouble is not None and usable):
+            return self.health.trouble
         return Trouble(
             failure.reason, failure.denied and not usable, failure.failures, failure.until, failure.until, 0.0
         )
@@ -242,7 +235,7 @@ class Sender:
             return verdict_on(lost)
         except Exception as error:  # a defect of ours or of a custom transport must not take the other requests down
             reason = f"an unexpected {type(error).__name__}, see the log"
-            if self.trouble is None or self.trouble.reason != reason:
+            if self.health.trouble is None or self.health.trouble.reason != reason:
                 shown = self._credentials.redact(traceback.format_exc())  # which may show what the request holds
                 text = "a request failed in an unexpected way; its signals are put back\n%s"
                 logger.error(text, shown, extra=log_fields("defect"))
@@ -257,11 +250,8 @@ class Sender:
         if limit_now != limit:
             text = f"the server's headers allow {limit_now} requests a window now, {limit} before"
             self.event_log.emit(logging.INFO, "limit", text, limit=limit_now, before=limit)
-        if held_now > max(now, held_until) and self._throttled_at is None:
-            self._throttled_at = now
-            text = f"the requests of this window are used up; nothing is sent for {held_now - now:.0f} s"
-            found = {"resumes_after": held_now - now, "waiting": self._queue.waiting, "limit": limit_now}
-            self.event_log.emit(logging.WARNING, "throttled", text, **found)
+        if held_now > max(now, held_until):
+            self.health.throttled(now, held_now, self._queue.waiting, limit_now)
 
     def _clean(self, said: str | None) -> str | None:
         """Return a server's words as one bounded line, without credentials that it echoes."""
@@ -274,13 +264,14 @@ class Sender:
     # -- what an answer means for its signals
 
     def _act(self, batch: Batch, verdict: Verdict, departed_at: float, now: float) -> None:
+        waiting = self._queue.waiting
         match verdict:
             case BatchAccepted(request_id):
-                self._recovered()
+                self.health.succeeded(now, self._dispatcher.budget(now)[2])
                 accepted = Accepted(self._clean(request_id))
                 self._queue.settle(batch.receipts, lambda _: accepted)
             case BatchRefused():
-                self._recovered()
+                self.health.succeeded(now, self._dispatcher.budget(now)[2])
                 self._isolate(batch, verdict)
             case RateLimited():
                 self.counts.rate_limited += 1
@@ -289,13 +280,13 @@ class Sender:
                 self._put_back(batch)
             case TooConcurrent():
                 # A slot may be free at once, whatever the reset time says (okta-sdk-python issue 270).
-                reason = "too many of the org's requests are in flight"
-                self._put_back(batch, self._slow_down(reason, departed_at, now, most=4 * self._first_backoff))
+                reason, most = "too many of the org's requests are in flight", 4 * self._first_backoff
+                self._put_back(batch, self.health.failed(reason, departed_at, now, waiting, most=most))
             case AccessDenied(reason):
-                self._slow_down(reason, departed_at, now, denied=True)
+                self.health.failed(self._clean(reason) or "", departed_at, now, waiting, denied=True)
                 self._put_back(batch)
             case Unavailable(reason, may_have_arrived):
-                ready_at = self._slow_down(reason, departed_at, now)
+                ready_at = self.health.failed(self._clean(reason) or "", departed_at, now, waiting)
                 self._act_unanswered(batch, ready_at, may_have_arrived=may_have_arrived)
 
     def _act_unanswered(self, batch: Batch, ready_at: float, *, may_have_arrived: bool) -> None:
@@ -330,39 +321,3 @@ class Sender:
             self._queue.put_back([receipt for receipt in receipts if receipt not in suspects])
         else:
             self._queue.suspect(split(receipts))
-
-    # -- trouble
-
-    def _slow_down(
-        self, reason: str, departed_at: float, now: float, *, denied: bool = False, most: float | None = None
-    ) -> float:
-        """Note a failure and return when to try again; failures of requests that left together count as one."""
-        reason = self._clean(reason) or ""
-        old = self.trouble
-        if old is not None and departed_at < old.known_at and denied == old.denied:
-            return max(old.until, now)
-        failures = old.failures + 1 if old is not None else 1
-        most = self._most_backoff if most is None else most
-        if self._draining:  # a long wait would outlast the time that is left
-            most = min(most, 2 * self._first_backoff)
-        until = now + backoff(failures, self._first_backoff, most, random.random())
-        self.trouble = Trouble(reason, denied, failures, until, now, now if old is None else old.began_at)
-        if old is None or old.denied != denied or (denied and old.reason != reason):
-            event = "paused" if denied else "slowed"
-            state = "paused until the server accepts again" if denied else "slowed down"
-            text = f"sending is {state}: {reason}"
-            self.event_log.emit(logging.WARNING, event, text, reason=reason, waiting=self._queue.waiting)
-        return until
-
-    def _recovered(self) -> None:
-        now = self._loop.time()
-        if self.trouble is not None:
-            reason, after = self.trouble.reason, now - self.trouble.began_at
-            text = f"sending again, after {after:.0f} s of: {reason}"
-            self.event_log.emit(logging.WARNING, "resumed", text, reason=reason, after=after)
-            self.trouble = self._throttled_at = None
-        elif self._throttled_at is not None and now >= self._dispatcher.budget(now)[2]:
-            after = now - self._throttled_at
-            text = f"sending again, {after:.0f} s after the requests of a window were used up"
-            self.event_log.emit(logging.INFO, "resumed", text, reason=None, after=after)
-            self._throttled_at = None

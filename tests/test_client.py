@@ -113,7 +113,7 @@ async def test_what_may_have_arrived_once_is_not_forgotten():
 
 async def test_a_close_tries_once_more_what_is_held_back(monkeypatch):
     """Signals that wait for a retry are not left to wait when the end comes: they are tried at once."""
-    monkeypatch.setattr(sender_module.random, "random", lambda: 0.9)
+    monkeypatch.setattr("random.random", lambda: 0.9)
     org = FakeOrg()
     org.faults = [Fault.error()] * 12
     async with client(org) as c:

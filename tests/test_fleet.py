@@ -264,10 +264,10 @@ async def test_a_high_of_one_replica_rides_the_next_request_whoever_sends_it(wor
         await asyncio.gather(a.enqueue_many(signals(1_000)), b.enqueue_many(signals(1_000, start=1_000)))
         for number in range(6):
             await asyncio.sleep(random.uniform(2, 9))
-            before = len(org.departures)
             high = await (a, b, c)[number % 3].enqueue(signal(50_000 + number, "HIGH"))
+            following = len(org.departures)  # or the one before it, which left while the engine answered
             assert isinstance(await high, rb.Accepted)
-            assert org.carried(high.signal.ip) == [before]
+            assert org.carried(high.signal.ip) in ([following], [following - 1])
         await asyncio.gather(a.aclose(0), b.aclose(0))
 
 

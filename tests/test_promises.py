@@ -573,7 +573,7 @@ async def test_the_token_is_in_no_log_repr_outcome_or_statistic(server, caplog):
     async with rb.Client("https://acme.okta.com", auth, transport=server, close_timeout=1) as c:
         receipts = await c.enqueue_many(signals(3, "HIGH"))
         await asyncio.sleep(20)
-        said += [repr(c), repr(c.statistics()), repr(c._life.sender.trouble)]
+        said += [repr(c), repr(c.statistics()), repr(c._life.sender.health.trouble)]
         said += [repr(task) for task in asyncio.all_tasks()]
     for receipt in receipts:
         said += [repr(receipt), repr(await receipt)]

@@ -17,8 +17,8 @@ import riskbatch
 HOUSE = Path(riskbatch.__file__).parent
 # From the first to the last; a room imports only what stands before it. A wing is one room. The emulator stands apart.
 ORDER = """
-version errors alarm log signals threads receipts okta batcher probes prioritizer limiter capacity books queue trouble
-dispatcher sender stores statistics arguments lifespan client __init__ testing otel simulation cli __main__
+version errors alarm backoff log signals threads receipts okta batcher probes prioritizer limiter capacity books queue
+trouble dispatcher sender stores statistics arguments lifespan client __init__ testing otel simulation cli __main__
 """
 ORDER = re.findall(r"\w+", ORDER)
 
@@ -27,6 +27,7 @@ PURE = [
     "signals",
     "cli/records",
     "cli/formats/table",
+    "backoff",
     "trouble",
     "probes",
     "prioritizer",

@@ -10,9 +10,9 @@ import pytest
 from fake_org import FakeOrg, balanced, client, ip, outcomes, signal, signals
 
 import riskbatch as rb
+from riskbatch.backoff import backoff
 from riskbatch.emulator import Fault
 from riskbatch.okta.http import Unanswered
-from riskbatch.sender import backoff
 
 PAGE = b"<html><h1>Bad Request</h1></html>"
 HTML = (("Content-Type", "text/html"),)

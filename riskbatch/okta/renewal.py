@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
+from ..backoff import backoff
 from ..log import EventLog, log_fields
 from .credentials import Credentials, Now, TokenFlow, Unauthenticated
 from .http import HEADERS, Request, Response, Transport, Unanswered
@@ -173,7 +174,7 @@ class Renewal:
         wait = why.retry_after
         if wait is None:
             # Half of it is jitter, so that many clients do not return together; the other half keeps a minimum.
-            wait = min(_MAX_BACKOFF, _FIRST_BACKOFF * 2.0 ** min(failures - 1, 60)) * random.uniform(0.5, 1.0)
+            wait = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF, random.uniform(0.5, 1.0))
         reason = self._credentials.redact(why.reason)
         told = why.retry_after is not None
         self.failure = Failure(reason, why.denied, failures, self._loop.time() + wait, told)

@@ -69,7 +69,7 @@ async def trouble_of(**options):
         receipt = await client.enqueue(rb.RiskSignal("203.0.113.7", "HIGH"))
         for _ in range(100):
             await asyncio.sleep(0.02)
-            if client.statistics().trouble:
+            if client.statistics().trouble and not client.statistics().requests_in_flight:
                 break
         statistics, shown = client.statistics(), repr(client)
     return statistics, shown, receipt.outcome

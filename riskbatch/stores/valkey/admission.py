@@ -9,7 +9,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from attrs import define, field
 
@@ -221,15 +220,7 @@ class Admissions:
             number += count
         await self.own.read(told["notices"])  # whom the newcomers shed or superseded, before they go on
         self._buffer.let_in()
-        return self._is_news(told)
-
-    def _is_news(self, told: dict[str, Any]) -> bool:
-        """Tell whether the plan changes: with the first of a level, and with each that may fill a payload."""
-        before, after = told["before"], told["after"]
-        return any(
-            old < new and old < self._payload and (old == 0 or old // MAX_EVENTS < new // MAX_EVENTS)
-            for old, new in [*zip(before, after, strict=True), (sum(before), sum(after))]
-        )
+        return _changes_plan(told["before"], told["after"], self._payload)
 
     def _choose(self) -> list[_Add]:
         """Take from the buffer what the next call admits, the highest level first."""
@@ -293,6 +284,14 @@ class Admissions:
         self._has_ended = True
         self.stop_waiting()
         _refuse(self._adding, failure)
+
+
+def _changes_plan(before: list[int], after: list[int], payload: int) -> bool:
+    """Tell whether the next request may change: with the first of a level, and with each that may fill a payload."""
+    return any(
+        old < new and old < payload and (old == 0 or old // MAX_EVENTS < new // MAX_EVENTS)
+        for old, new in [*zip(before, after, strict=True), (sum(before), sum(after))]
+    )
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -14,11 +14,11 @@ from typing import Any
 from attrs import define, field
 
 from ...alarm import Alarm
+from ...backoff import backoff
 from ...errors import ClientClosed, StoreError
 from ...limiter import Limiter
 from ...log import EventLog, log_fields
 from ...receipts import Abandoned
-from ...trouble import backoff
 from .admission import AT_ONCE, Admissions
 from .claims import Claim, Claims
 from .dispatch import FleetDispatcher

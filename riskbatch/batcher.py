@@ -90,7 +90,7 @@ class Batch:
         self.is_probe = False
         self.receipts: list[Receipt] = []
         self._events: list[list[Receipt]] = []
-        self.slots = EventSlots(subjects_per_event)
+        self.slots: EventSlots = EventSlots(subjects_per_event)
 
     def add(self, receipt: Receipt) -> bool:
         """Add *receipt* if its signal fits, and tell whether it did."""

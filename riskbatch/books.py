@@ -37,11 +37,11 @@ class Books:
         on_settled: Callable[[Receipt], object] | None = None,
         watchers: Sequence[Callable[[Sequence[Receipt]], object]] = (),
     ) -> None:
-        self.admitted = 0
+        self.admitted: int = 0
         self.in_flight = 0
         self.settled: dict[type[Outcome], int] = dict.fromkeys(get_args(Outcome), 0)
-        self.last = 0
-        self.hook_errors = 0
+        self.last: int = 0
+        self.hook_errors: int = 0
         self._on_settled = on_settled
         self._watchers = watchers
         self._loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ class Capacity:
 
     def __init__(self, places: int) -> None:
         self.places = places
-        self.used = 0
+        self.used: int = 0
         self._promised = 0
         self._newcomers: dict[RiskLevel, deque[asyncio.Future[None]]] = {level: deque() for level in RiskLevel}
         self._closed: str | None = None

@@ -76,8 +76,8 @@ class Lifespan:
         observers: Observers,
         describe: Callable[[], str],
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.is_closing = False
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.is_closing: bool = False
         self._org = org
         self._is_durable = options["store"] is not None
         self._limiter = limiter
@@ -97,7 +97,7 @@ class Lifespan:
             transport = aiohttp_transport(session, env_proxies=self._own_session is not None)
         transport = with_middleware(observers.request, transport)
         rate, url = limiter.window.rate, f"{org}{PATH}"
-        self.sender = Sender(self.queue, dispatcher, transport, credentials, rate=rate, url=url)
+        self.sender: Sender = Sender(self.queue, dispatcher, transport, credentials, rate=rate, url=url)
 
     def _make_queue(self, options: ClientOptions) -> Dispatcher:
         """Make the queue and the way into it, its own or that of a store; return what gives out its batches."""
@@ -142,7 +142,7 @@ class Lifespan:
                 await self._own_session.close()
             raise
         self._limiter.watch(self.queue.alarm.ring)
-        self.task = asyncio.create_task(self._run(), name=f"riskbatch client for {self._org}")
+        self.task: asyncio.Task[None] = asyncio.create_task(self._run(), name=f"riskbatch client for {self._org}")
         self.task.add_done_callback(lambda _: self._abort(_CANCELLED))
         waiting, limit = self.queue.waiting, self._limiter.window.limit
         found = log_fields("opened", org=self._org, waiting=waiting, limit=limit)

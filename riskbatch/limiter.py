@@ -71,8 +71,8 @@ class Window:
 
     def __init__(self, rate: RateLimit) -> None:
         self.rate = rate
-        self.limit = rate.requests
-        self.in_flight = 0
+        self.limit: int = rate.requests
+        self.in_flight: int = 0
         self._returns: deque[float] = deque()  # instants at which answered permits come back, ascending
         self._used_by_others = 0  # permits that the server has given to somebody else, until _others_until
         self._others_until = -math.inf
@@ -152,13 +152,13 @@ class Limiter:
     ) -> None:
         if not isinstance(reserve, int) or isinstance(reserve, bool) or reserve < 0:
             raise ConfigurationError(f"reserve is {reserve!r}; it must be a whole number of at least 0")
-        self.window = Window(rate)
-        self.held_until = -math.inf  # the server's word that nothing can be taken before
-        self.paced_at = -math.inf  # when the bucket will have room
-        self.others_after = 0.0  # seconds later, for a request without HIGH
+        self.window: Window = Window(rate)
+        self.held_until: float = -math.inf  # the server's word that nothing can be taken before
+        self.paced_at: float = -math.inf  # when the bucket will have room
+        self.others_after: float = 0.0  # seconds later, for a request without HIGH
         self._pace = AsyncLimiter(1, rate.period / rate.requests)
         self.reserve = reserve
-        self.linger = _by_level(linger)
+        self.linger: dict[RiskLevel, float] = _by_level(linger)
         self._watchers: set[Callable[[], None]] = set()
 
     def watch(self, watcher: Callable[[], None]) -> None:

@@ -134,7 +134,7 @@ class Prioritizer:
     def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
         self.subjects_per_event = subjects_per_event
         self._places = Places()
-        self.lanes = self._places.lanes
+        self.lanes: dict[RiskLevel, OrderedDict[int, Receipt]] = self._places.lanes
         self.coalesces = coalesce
         self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
         self._held: list[tuple[float, int, list[Receipt], bool]] = []  # heap of (ready at, tie, group, are suspects)

@@ -86,11 +86,11 @@ class Queue:
     ) -> None:
         self.prioritizer = prioritizer
         self.books = books
-        self.alarm = Alarm()
+        self.alarm: Alarm = Alarm()
         self._capacity = capacity
         self._when_full = when_full
         self._backlog = backlog
-        self.payload = MAX_EVENTS * prioritizer.subjects_per_event
+        self.payload: int = MAX_EVENTS * prioritizer.subjects_per_event
 
     @property
     def waiting(self) -> int:

@@ -124,12 +124,13 @@ class Receipt:
         loop: asyncio.AbstractEventLoop,
         deadline: float | None = None,
     ) -> None:
-        self.signal = signal
-        self.sequence = self.place = sequence
-        self.admitted_at = admitted_at
-        self.deadline = deadline
-        self.attempts = 0
-        self.may_have_arrived = False
+        self.signal: RiskSignal = signal
+        self.sequence: int = sequence
+        self.place: int = sequence
+        self.admitted_at: float = admitted_at
+        self.deadline: float | None = deadline
+        self.attempts: int = 0
+        self.may_have_arrived: bool = False
         self.outcome: Outcome | None = None
         self._loop = loop
         self._waiters: list[asyncio.Future[None] | LoopFuture[None]] | None = None  # most receipts have none

@@ -110,15 +110,15 @@ class Sender:
         self._dispatcher = dispatcher
         self._transport = transport
         self._credentials = credentials
-        self.event_log = EventLog(url.removesuffix(PATH))
+        self.event_log: EventLog = EventLog(url.removesuffix(PATH))
         self._renewal = Renewal(credentials, transport, queue.alarm.ring, self.event_log)
         self._url = url
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         # A try after a failure costs a permit, so the waits are measured in gaps and windows, not in absolute time.
         self._first_backoff = rate.period / rate.requests / 2
-        self.health = Health(self.event_log, first=self._first_backoff, most=rate.period)
-        self.counts = Counts()
+        self.health: Health = Health(self.event_log, first=self._first_backoff, most=rate.period)
+        self.counts: Counts = Counts()
         self._drain_by: float | None = None
 
     # -- the loop

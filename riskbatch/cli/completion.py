@@ -90,9 +90,9 @@ _Path = tuple[str, ...]
 
 def _parsers(path: _Path, parser: argparse.ArgumentParser) -> Iterator[tuple[_Path, argparse.ArgumentParser]]:
     """Yield *parser* and those of its commands and their verbs, each with the words that lead to it."""
-    from .main import CommandParser  # noqa: PLC0415 - as above
+    from .main import Parser  # noqa: PLC0415 - as above
 
-    if isinstance(parser, CommandParser):
+    if isinstance(parser, Parser):
         parser.load()
     yield path, parser
     for name, each in _subparsers(parser).items():

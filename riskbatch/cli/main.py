@@ -93,25 +93,36 @@ def command_line() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"riskbatch {rb.__version__}")
     parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=CommandParser)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, line in COMMANDS.items():
-        commands.add_parser(name, help=line)
+        commands.add_parser(name, help=line, module=name)
     return parser
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser as all commands have it: an unknown option is reported with the usage of its own command."""
+    """
+    A parser as all commands have it: an unknown option is reported with the usage of its own command.
 
-    def __init__(self, **given: Any) -> None:
+    Args:
+        module: Which of this package adds the options and runs the command, once they are needed.
+        given: As for argparse.
+    """
+
+    def __init__(self, *, module: str | None = None, **given: Any) -> None:
         # An abbreviation that works today is ambiguous with the next option.
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **given)
+        self._module = module
 
-    def add_subparsers(self, **given: Any) -> Any:
-        """Add subparsers of this class, whatever class this parser has."""
-        return super().add_subparsers(**{"parser_class": Parser, **given})
+    def load(self) -> None:
+        """Import the command's module and add its options, once."""
+        if self._module is not None:
+            module, self._module = import_module(f".{self._module}", __package__), None
+            module.add_options(self)
+            self.set_defaults(run=module.run)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse *args*; what is left over is an error here, and not in the parser that called this one."""
+        self.load()
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -122,22 +133,3 @@ class Parser(argparse.ArgumentParser):
         from .terminal import printable  # noqa: PLC0415 - imports asyncio, which --version does not need
 
         super().error(printable(message, 1000))
-
-
-class CommandParser(Parser):
-    """The parser of a command, which gets its options from the command's module when they are needed."""
-
-    is_loaded = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Load the options, and parse *args*."""
-        self.load()
-        return super().parse_known_args(args, namespace)
-
-    def load(self) -> None:
-        """Import the command's module and add its options, once."""
-        if not self.is_loaded:
-            self.is_loaded = True
-            module = import_module(f".{self.prog.split()[-1]}", __package__)
-            module.add_options(self)
-            self.set_defaults(run=module.run)

@@ -80,8 +80,8 @@ class FeedImport:
         self._report = report
         self._options = options.encode()
         self._name = os.path.realpath(source.name)
-        self.imported = 0
-        self.taken_before = 0
+        self.imported: int = 0
+        self.taken_before: int = 0
         self._whole = ""  # digest of the file
 
     async def run(self, *, again: bool) -> None:

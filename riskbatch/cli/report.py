@@ -108,8 +108,8 @@ class Report:
         self._kept = kept
         self.tracks = True
         self.hopeless: int | None = HOPELESS
-        self.records = 0
-        self.signals = 0
+        self.records: int = 0
+        self.signals: int = 0
         self.last: Record | None = None
         self.counts: Counter[str] = Counter()
         self._under_way: dict[FeedSignal, None] = {}  # in the order read

@@ -27,7 +27,7 @@ class Source:
     """
 
     def __init__(self, name: str) -> None:
-        self.name = "standard input" if name == "-" else name
+        self.name: str = "standard input" if name == "-" else name
         self._fd = 0 if name == "-" else os.open(name, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             state = os.fstat(self._fd)
@@ -36,8 +36,8 @@ class Source:
         if stat.S_ISDIR(state.st_mode):
             self.close()
             raise IsADirectoryError(21, "Is a directory", self.name)
-        self.size = state.st_size if stat.S_ISREG(state.st_mode) else None
-        self.taken = 0
+        self.size: int | None = state.st_size if stat.S_ISREG(state.st_mode) else None
+        self.taken: int = 0
         self.hash = hashlib.sha256()
         self._state = state
 

@@ -25,10 +25,10 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.urged = asyncio.Event()
-        self.why = ""
-        self.status = 0
+        self.asked: asyncio.Event = asyncio.Event()
+        self.urged: asyncio.Event = asyncio.Event()
+        self.why: str = ""
+        self.status: int = 0
 
     def ask(self, why: str, status: int) -> None:
         """End for the reason *why*; later ones are passed over."""
@@ -84,7 +84,7 @@ class Screen:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
-        self.tty = stream is not None and stream.isatty()
+        self.tty: bool = stream is not None and stream.isatty()
         self._drawn = ""
 
     def width(self) -> int:

@@ -40,7 +40,7 @@ class Refused(Exception):  # noqa: N818 - the request is refused; nothing here i
         super().__init__(status, code)
         self.status = status
         self.code = code
-        self.causes = tuple(causes)
+        self.causes: tuple[str, ...] = tuple(causes)
         self.headers = headers
 
     def response(self, *, name_causes: bool = True) -> EmulatedResponse:

@@ -55,7 +55,7 @@ class OktaEmulator:
         on_judged: Callable[[Exchange], None] | None = None,
         **options: Unpack[OrgOptions],
     ) -> None:
-        self.org = Org(**options)
+        self.org: Org = Org(**options)
         self.latency = latency
         self.faults: list[Fault] = []
         """Used up from the front, one for each request to the risk endpoint that meets the fault's condition."""

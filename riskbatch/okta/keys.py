@@ -50,9 +50,9 @@ class SigningKey:
         self, key: RSAKey | ECKey, algorithm: str | None, key_id: str | None, secrets: tuple[str, ...]
     ) -> None:
         self._key = key
-        self.algorithm = algorithm or _default_algorithm(key)
-        self.key_id = key_id
-        self.secrets = secrets
+        self.algorithm: str = algorithm or _default_algorithm(key)
+        self.key_id: str | None = key_id
+        self.secrets: tuple[str, ...] = secrets
         _check(key, self.algorithm)
 
     def __repr__(self) -> str:

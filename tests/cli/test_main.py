@@ -13,8 +13,7 @@ from riskbatch.cli.main import COMMANDS, command_line
 def parsers(parser=None):
     """Yield every parser: of the whole, of each command and of each verb."""
     parser = parser or command_line()
-    if hasattr(parser, "load"):
-        parser.load()
+    parser.load()
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

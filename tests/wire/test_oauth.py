@@ -27,8 +27,9 @@ def signal(number: int, level="HIGH") -> rb.RiskSignal:
 
 
 @pytest.mark.parametrize(("dpop", "slash"), [(True, "/"), (False, "")])
-async def test_every_signal_arrives_while_everything_rotates(dpop, slash, caplog):
+async def test_every_signal_arrives_while_everything_rotates(dpop, slash, caplog, monkeypatch):
     """Nonces rotate, tokens are revoked and end early, 429s and lost answers come between: all arrive, no id twice."""
+    monkeypatch.setattr("riskbatch.okta.renewal._TWO_FLOWS_IN", 0.5)
     caplog.set_level(logging.DEBUG)
     async with OktaEmulator(limit=1000) as okta:
         registered(okta, dpop=dpop)

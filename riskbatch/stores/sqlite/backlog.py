@@ -44,14 +44,14 @@ class Backlog:
     """
 
     def __init__(self, store: Store) -> None:
-        self.on_disk = dict.fromkeys(RiskLevel, 0)
-        self.expires_at = math.inf
-        self.lock = asyncio.Lock()
+        self.on_disk: dict[RiskLevel, int] = dict.fromkeys(RiskLevel, 0)
+        self.expires_at: float = math.inf
+        self.lock: asyncio.Lock = asyncio.Lock()
         self._store = store
         self._loop = asyncio.get_running_loop()
         self._loaded = dict.fromkeys(RiskLevel, 0)  # the row up to which memory has had all of a level
-        self.newest = 0
-        self.rows = ReceiptRows(store)
+        self.newest: int = 0
+        self.rows: ReceiptRows = ReceiptRows(store)
         self._coming: set[int] = set()  # rows that are written and have not come in yet
         self._held: WeakValueDictionary[int, Receipt] = WeakValueDictionary()  # by row: receipts of what is on disk
         self._older: dict[str, list[Receipt]] | None = None  # by address: what is on disk; see `find`

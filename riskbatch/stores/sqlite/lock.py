@@ -33,7 +33,7 @@ class Ownership:
     def __init__(self, path: str) -> None:
         self.path = path
         self._watched: dict[str, _Identity | None] = {}
-        self.is_first = not os.path.exists(f"{path}-lock")
+        self.is_first: bool = not os.path.exists(f"{path}-lock")
         self._lock = _locked(path)
         _held.add(self)
 

@@ -66,7 +66,7 @@ class SqliteStore:
             raise ConfigurationError(f"synchronous is {synchronous!r}; it must be one of {get_args(Synchronous)}")
         if keep_settled is not None and not (isinstance(keep_settled, timedelta) and keep_settled > timedelta(0)):
             raise ConfigurationError(f"keep_settled is {keep_settled!r}; it must be a positive timedelta")
-        self.path = os.path.realpath(path)
+        self.path: str = os.path.realpath(path)
         self._synchronous = synchronous
         self._keep = keep_settled
         self._writer: Writer | None = None

@@ -63,8 +63,8 @@ class Admissions:
     """
 
     def __init__(self, session: Session, *, buffer: int, capacity: int, when_full: WhenFull, payload: int) -> None:
-        self.work = asyncio.Event()
-        self.fleet_is_full = False
+        self.work: asyncio.Event = asyncio.Event()
+        self.fleet_is_full: bool = False
         self.own: OwnReceipts
         self._session = session
         self.capacity = capacity

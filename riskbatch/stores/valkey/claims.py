@@ -35,10 +35,12 @@ class Claim:
     def __init__(self, batch: Batch, name: str, give_up_at: float) -> None:
         self.batch = batch
         self.name = name
-        self.give_up_at = give_up_at
-        self.unsent = self.is_told = self.refused = False
+        self.give_up_at: float = give_up_at
+        self.unsent: bool = False
+        self.is_told: bool = False
+        self.refused: bool = False
         self.budgets: list[Budget] = []
-        self.answered_at = 0.0
+        self.answered_at: float = 0.0
         self.settled: list[dict[str, object]] = []
         self.back: list[dict[str, object]] = []
         self.suspects: list[dict[str, object]] = []

@@ -21,8 +21,8 @@ class EngineClock:
     def __init__(self) -> None:
         self._low = self._high = self._read_at = 0.0
         self._known = False
-        self.skew = 0
-        self.step = 0.0
+        self.skew: int = 0
+        self.step: float = 0.0
 
     def read(self, engine: float, skew: int, sent: float, received: float) -> None:
         """Note that the *engine*'s clock, corrected by *skew*, was read between *sent* and *received* on ours."""

@@ -85,7 +85,7 @@ class Decider:
 
     def __init__(self, limiter: Limiter, subjects_per_event: int) -> None:
         self.limiter = limiter
-        self.payload = MAX_EVENTS * subjects_per_event
+        self.payload: int = MAX_EVENTS * subjects_per_event
         self._subjects = subjects_per_event
 
     def earliest(self, view: View, terms: Terms, now: float) -> float:

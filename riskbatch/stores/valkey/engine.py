@@ -90,7 +90,7 @@ class ValkeyStore:
         if not isinstance(buffer, int) or isinstance(buffer, bool) or buffer < 1:
             raise ConfigurationError(f"buffer is {buffer!r}; it must be a whole number of at least 1")
         self.name = name
-        self.lease = float(lease)
+        self.lease: float = float(lease)
         self.buffer = buffer
         self._shown = _shown(engine)
         self._make = _maker(engine, self.lease / 3)
@@ -161,8 +161,8 @@ class Engine:
         self._keys = [f"{_prefix(name)}{key}" for key in KEYS]
         self.name = name
         self.shown = shown
-        self.clock = EngineClock()
-        self.anchor = Anchor(0, 0.0)
+        self.clock: EngineClock = EngineClock()
+        self.anchor: Anchor = Anchor(0, 0.0)
 
     async def call(self, step: str, arguments: Mapping[str, object], signals: Sequence[str] = ()) -> dict[str, Any]:
         """

@@ -52,7 +52,7 @@ class FleetQueue:
         subjects_per_event: int,
         coalesce: bool,
     ) -> None:
-        self.alarm = Alarm()
+        self.alarm: Alarm = Alarm()
         self.books = books
         self._when_full = when_full
         self._lease = store.lease
@@ -62,18 +62,21 @@ class FleetQueue:
         told = {"period": microseconds(period), "lease": microseconds(store.lease), "coalesce": coalesce}
         session = Session(engine, told, event_log)
         decider = Decider(private(limiter), subjects_per_event)
-        self.admissions = Admissions(
+        self.admissions: Admissions = Admissions(
             session,
             buffer=store.buffer,
             capacity=capacity,
             when_full=when_full,
             payload=decider.payload,
         )
-        self.own = self.admissions.own = OwnReceipts(books, self.alarm, self.admissions.note_room)
+        self.own: OwnReceipts = OwnReceipts(books, self.alarm, self.admissions.note_room)
+        self.admissions.own = self.own
         self._claims = claims = Claims(period, store.lease)
         self._session = session
         self._looks = Looks(session, engine, decider.limiter, self.own, claims, self.admissions, store.lease)
-        self.dispatcher = FleetDispatcher(session, self._looks, decider, self.own, claims, self.admissions, store.lease)
+        self.dispatcher: FleetDispatcher = FleetDispatcher(
+            session, self._looks, decider, self.own, claims, self.admissions, store.lease
+        )
         self._exchange = Exchange(
             engine,
             session,

@@ -37,7 +37,7 @@ class OwnReceipts:
     def __init__(self, books: Books, alarm: Alarm, on_room: Callable[[], None]) -> None:
         self.books = books
         self.unsettled: dict[int, Receipt] = {}
-        self.read_until = "0-0"
+        self.read_until: str = "0-0"
         self._alarm = alarm
         self._on_room = on_room
         self._counts = dict.fromkeys(RiskLevel, 0)

@@ -44,13 +44,13 @@ class Session:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._event_log = event_log
-        self.name = identity()
+        self.name: str = identity()
         self._common = {"replica": self.name, **common}
         self._epoch: str | None = None
         self._called = self._answered = 0  # calls: that were made; the last that was answered
         self._untimely = 0  # calls in a row that came too late to be carried out
-        self.joined = False
-        self.lost_state = False
+        self.joined: bool = False
+        self.lost_state: bool = False
         self.away: str | None = None
         self.full: str | None = None
 

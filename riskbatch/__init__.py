@@ -1,4 +1,9 @@
-"""Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute."""
+"""
+Send IP risk signals to Okta: HIGH first, 20 a request, never more than 30 requests a minute.
+
+The modules for users are this one, `riskbatch.testing`, `riskbatch.emulator` and `riskbatch.otel`. What all others
+hold may change at any time.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

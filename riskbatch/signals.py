@@ -34,9 +34,6 @@ class RiskLevel(enum.Enum):
     MEDIUM = "MEDIUM"
     LOW = "LOW"
 
-    # Enum hashes its name in Python code on every lookup; members are singletons, so identity is the same and is fast.
-    __hash__ = object.__hash__
-
 
 _LEVELS: dict[RiskLevel | str, RiskLevel] = {name: level for level in RiskLevel for name in (level, level.name)}
 

@@ -45,8 +45,11 @@ class FeedSignal(rb.RiskSignal):
     number: int
     original: object
 
-    __eq__ = object.__eq__  # a feed may hold the same signal twice
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other  # a feed may hold the same signal twice
+
+    def __hash__(self) -> int:
+        return id(self)
 
     @classmethod
     def of(cls, signal: rb.RiskSignal, **origin: Any) -> Self:

@@ -99,6 +99,12 @@ class OAuthOptions:
     announce_nonces: bool = False
     """Send the API's current nonce with every answer to a good proof, so that no challenge is needed."""
 
+    def use_challenge(self) -> bool:
+        """Tell whether this request is challenged; one challenge less is left then."""
+        is_challenged = self.challenges > 0
+        self.challenges -= is_challenged
+        return is_challenged
+
 
 @attrs.define(eq=False, kw_only=True)
 class OAuth(OAuthOptions):
@@ -250,10 +256,9 @@ class OAuth(OAuthOptions):
             self._check_nonce(claims.get("nonce"))
 
     def _check_nonce(self, nonce: object) -> None:
-        if self.challenges > 0 or nonce != self.resource_nonce:
-            if self.challenges > 0:
-                self.challenges -= 1
-                self.rotate_resource_nonce()
+        if is_challenged := self.use_challenge():
+            self.rotate_resource_nonce()
+        if is_challenged or nonce != self.resource_nonce:
             why = "Resource server requires nonce in DPoP proof."
             raise Denied(400, "use_dpop_nonce", why, headers=(("DPoP-Nonce", self.resource_nonce),))
         self._nonce_uses += 1

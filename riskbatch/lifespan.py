@@ -209,7 +209,7 @@ class Lifespan:
         if self._stored is not None:
             await self._stored.written()
         await self.handoff.finish()
-        with suppress(asyncio.CancelledError):  # somebody is in a hurry: there is no time for slices
+        with suppress(asyncio.CancelledError):  # cancelled a second time: there is no time for slices
             while self.queue.abandon(reason):  # noqa: ASYNC110 - it does not wait, it takes turns
                 await asyncio.sleep(0)
         while self.queue.abandon(reason):

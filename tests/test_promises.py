@@ -66,7 +66,7 @@ async def produce(rb_client: rb.Client, rates: dict[str, float], until: float, r
     return receipts
 
 
-HOUR = budget(900.0, 3600.0)  # virtual seconds of traffic
+HOUR = budget(600.0, 3600.0)  # virtual seconds of traffic
 
 
 # ------------------------------------------------------------------------------------------------ P1 rate

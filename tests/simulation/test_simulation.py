@@ -22,7 +22,7 @@ def simulate(traffic, client=riskbatch, seconds=600.0, seed=0, **options):
 @pytest.mark.parametrize("traffic", [FLOOD, MIXED, Traffic({HIGH: 5.0}), Traffic({HIGH: 0.05, LOW: 0.2})])
 def test_no_traffic_makes_the_client_overdraw_its_budget(traffic, window):
     """Whatever comes, no 60 s see more than 30 requests and the org refuses none."""
-    result = simulate(traffic, window=window)
+    result = simulate(traffic, seconds=budget(300.0, 600.0), window=window)
     assert 0 < result.most_in_window <= 30
     assert result.refusals == 0
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from itertools import islice
 
 import pytest
+from budget import budget
 from with_store import SLOW, Accepting, Holding, balanced, client, in_file, ip, leave, queue_of, signals, soon
 
 import riskbatch as rb
@@ -203,7 +204,7 @@ async def test_whatever_comes_each_signal_ends_once(okta, path, small_memory):
         if not isinstance(receipt.outcome, rb.Abandoned):
             ended[receipt.signal.message] += 1
 
-    for turn in range(6):
+    for turn in range(budget(4, 6)):
         options = {"transport": accepting, "limit": rb.RateLimit(10, 1.0), "coalesce": turn % 2 == 1}
         options |= {"close_timeout": 0.0, "on_settled": note}
         async with client(okta, rb.SqliteStore(path), **options) as c:

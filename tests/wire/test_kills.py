@@ -24,7 +24,7 @@ def path(tmp_path):
     return tmp_path / "signals.db"
 
 
-KILLS = int(os.environ.get("RISKBATCH_KILLS", budget("6", "200")))
+KILLS = int(os.environ.get("RISKBATCH_KILLS", budget("4", "200")))
 VICTIM = Path(__file__).with_name("durable_victim.py")
 
 

@@ -17,7 +17,7 @@ from riskbatch.okta.http import Request, Response
 
 pytestmark = pytest.mark.skipif(not power.reachable(), reason="this Python hides its SQLite")
 
-CUTS = int(os.environ.get("RISKBATCH_KILLS", budget("6", "200"))) * 3
+CUTS = int(os.environ.get("RISKBATCH_KILLS", budget("4", "200"))) * 3
 
 
 async def take(_: Request) -> Response:

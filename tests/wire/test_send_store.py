@@ -15,7 +15,7 @@ from test_cli_wire import LIMIT, counts, ended, lines, scaled, signal_, spawn, u
 
 from riskbatch.emulator import OktaEmulator
 
-KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", budget("6", "200"))) // 7)
+KILLS = max(4, int(os.environ.get("RISKBATCH_KILLS", budget("4", "200"))) // 7)
 
 
 def taken(okta: OktaEmulator) -> Counter[str]:

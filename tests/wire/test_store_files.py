@@ -60,12 +60,12 @@ def torn(path: Path) -> None:
 async def test_a_file_that_is_no_store_is_refused_and_untouched(path, make, why):
     """A foreign, damaged or later file is refused with its name, and not one byte of it changes."""
     make(path)
-    before = path.read_bytes()
+    before, threads = path.read_bytes(), threading.active_count()
     store = rb.SqliteStore(path)
     with pytest.raises(rb.StoreError, match=rf"signals\.db .*{why}"):
         await store.open()
     assert path.read_bytes() == before
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads
 
 
 async def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):

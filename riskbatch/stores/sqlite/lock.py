@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from ...errors import StoreError
 
-_PATIENCE = 1.0  # seconds in which another process finds out that the file is in use, if the lock file was removed
+_WAIT = 1.0  # seconds in which another process finds out that the file is in use, if the lock file was removed
 _Identity = tuple[int, int]  # device and inode
 _held: "WeakSet[Ownership]" = WeakSet()
 
@@ -52,7 +52,7 @@ class Ownership:
             if _identity(name) != identity:
                 raise StoreError(f"{name} was removed or replaced while it was open; what is written now would be lost")
         if _identity(f"{self.path}-lock") != _identity(self._lock.fileno()):
-            lost, self._lock = self._lock, _locked(self.path, _PATIENCE)
+            lost, self._lock = self._lock, _locked(self.path, _WAIT)
             lost.close()
 
     def release(self) -> None:

@@ -112,7 +112,7 @@ class FleetDispatcher:
         """What became of the signals of *batch* is said, and the engine will be told."""
         claim = self._claims[batch]
         back = [int(text) for told in (*claim.back, *claim.suspects) for text in told["ids"]]  # type: ignore[attr-defined]
-        self._own.land(back)
+        self._own.leave_flight(back)
         self._claims.finish(batch)
         self._admissions.work.set()
 

@@ -194,7 +194,7 @@ class Exchange:
             claim = self._claims.owed[0]
             told = await self._session.call("answer", {**claim.answer(), "after": self._own.read_until})
             self._claims.note_told(claim)
-            self._own.land(receipt.sequence for receipt in claim.batch.receipts)
+            self._own.leave_flight(receipt.sequence for receipt in claim.batch.receipts)
             await self._own.read(told["notices"])
             await self._teach(claim, told["view"])
             self._claims.owed.popleft()

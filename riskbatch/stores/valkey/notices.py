@@ -17,7 +17,7 @@ from ...queue import SLICE
 from ...receipts import Abandoned, Accepted, Expired, Outcome, Receipt, Rejected, Shed, Superseded
 from ...signals import RiskLevel, RiskSignal
 
-Notice = tuple[str, str, str, str]  # place in the stream, outcome, its facts as JSON, ids with "!" if one may be there
+Notice = tuple[str, str, str, str]  # place in the stream, outcome, its fields as JSON, ids with "!" if one may be there
 
 
 class OwnReceipts:
@@ -73,7 +73,7 @@ class OwnReceipts:
         self._in_flight |= self.unsettled.keys() & set(numbers)
         self.books.in_flight = len(self._in_flight)
 
-    def land(self, numbers: Iterable[int]) -> None:
+    def leave_flight(self, numbers: Iterable[int]) -> None:
         """Count *numbers* as in flight no more."""
         self._in_flight.difference_update(numbers)
         self.books.in_flight = len(self._in_flight)
@@ -81,7 +81,7 @@ class OwnReceipts:
     def _remove(self, number: int) -> Receipt:
         receipt = self.unsettled.pop(number)
         self._counts[receipt.signal.risk_level] -= 1
-        self.land([number])
+        self.leave_flight([number])
         return receipt
 
     def end(self, numbers: Iterable[int], outcome: Callable[[Receipt], Outcome]) -> None:

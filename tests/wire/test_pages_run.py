@@ -188,7 +188,9 @@ def test_a_fleet_can_be_tried_with_the_command_that_the_page_shows(monkeypatch, 
             for name, value in okta.environment.items():
                 monkeypatch.setenv(name, value)
             exec(compile(block.text.replace(":6379", f":{port}"), str(block), "exec"), {})
-        assert "Accepted(" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "Accepted(" in printed
+        assert "FleetStatistics(" in printed
     finally:
         engine.send_signal(signal.SIGINT)  # by which it stops its server too
         engine.communicate()

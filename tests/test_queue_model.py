@@ -256,6 +256,7 @@ class QueueMachine(RuleBasedStateMachine):
         while self.newcomers and self.unsettled() < self.capacity:
             first = min(self.newcomers, key=lambda each: RANK[each[1].risk_level])
             self.newcomers.remove(first)
+            self.turn()  # one that supersedes makes room for the next
             self.entered(first[0].result(), first[1])
         assert not any(task.done() for task, _ in self.newcomers)
 
@@ -424,20 +425,25 @@ class QueueMachine(RuleBasedStateMachine):
             assert not is_over or task.result() == 0
 
     def teardown(self):
-        if self.queue is not None:
-            if not self.closed:
-                self.close(9)
-            while self.flights:
-                batch, riding = self.flights.pop()
-                for known in riding:
-                    self.end(known, Accepted("id"))
-                self.run(self.call(self.queue.settle, batch.receipts, lambda _: Accepted("id")))
-            self.abandon()
-            self.the_books_balance()
-            self.each_receipt_is_settled_once_and_the_hook_hears_of_it()
-            self.a_flush_ends_when_all_before_it_is_settled()
-            assert len(self.told) == len(self.admitted), "nothing is lost"
-        self.loop.close()
+        try:
+            if self.queue is not None:
+                self.end_all()
+        finally:
+            self.loop.close()
+
+    def end_all(self):
+        if not self.closed:
+            self.close(9)
+        while self.flights:
+            batch, riding = self.flights.pop()
+            for known in riding:
+                self.end(known, Accepted("id"))
+            self.run(self.call(self.queue.settle, batch.receipts, lambda _: Accepted("id")))
+        self.abandon()
+        self.the_books_balance()
+        self.each_receipt_is_settled_once_and_the_hook_hears_of_it()
+        self.a_flush_ends_when_all_before_it_is_settled()
+        assert len(self.told) == len(self.admitted), "nothing is lost"
 
 
 @pytest.fixture(autouse=True)

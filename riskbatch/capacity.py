@@ -41,6 +41,10 @@ class Capacity:
         if self._closed is not None:
             raise ClientClosed(self._closed)
 
+    def full(self) -> QueueFull:
+        """Return the error of a newcomer for which there is no room."""
+        return QueueFull(f"{self.places} signals are unsettled (capacity {self.places})")
+
     def promise(self, places: int) -> None:
         """Keep *places* for newcomers that will come in."""
         self._promised += places

@@ -120,16 +120,17 @@ class Queue:
         """
         self._capacity.check_open()
         if self._when_full != "shed" and not self._has_place_for(signal):
-            raise QueueFull(f"{self._capacity.places} signals are unsettled (capacity {self._capacity.places})")
+            raise self._capacity.full()
         return self.enter(signal)
 
     async def admit(self, signal: RiskSignal, timeout: float | None = None) -> Receipt:
         """Admit *signal*, waiting for room as *when_full* says; see `Client.enqueue`."""
-        if self._when_full != "wait" or self._has_place_for(signal):
-            return self.admit_nowait(signal)
         self._capacity.check_open()
-        await self._capacity.wait(signal.risk_level, timeout)
-        self._capacity.release(1)
+        if self._when_full != "shed" and not self._has_place_for(signal):
+            if self._when_full == "reject":
+                raise self._capacity.full()
+            await self._capacity.wait(signal.risk_level, timeout)
+            self._capacity.release(1)
         return self.enter(signal)
 
     async def admit_many(self, signals: Sequence[RiskSignal]) -> list[Receipt]:

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from attrs import field, frozen
 
@@ -33,6 +33,10 @@ class RiskLevel(enum.Enum):
     HIGH = "HIGH"
     MEDIUM = "MEDIUM"
     LOW = "LOW"
+
+    if not TYPE_CHECKING:
+        # Enum hashes its name in Python code at every lookup, of which a signal needs a dozen. Members are singletons.
+        __hash__ = object.__hash__
 
 
 _LEVELS: dict[RiskLevel | str, RiskLevel] = {name: level for level in RiskLevel for name in (level, level.name)}

@@ -259,7 +259,7 @@ class _Meters:
         self.waits = meter.create_histogram(
             "riskbatch.signals.wait",
             "s",
-            "Time from the admission of a signal to Okta's acceptance.",
+            "Time from the admission of a signal to its acceptance.",
             explicit_bucket_boundaries_advisory=_WAITS,
         )
         for name, unit, text, values in _COUNTERS:

@@ -18,8 +18,8 @@ from .credentials import RISK_EVENTS_SCOPE, Unauthenticated
 from .environment import auth_from_env, check_org_url, org_url_from_env
 from .error_bodies import describe
 from .findings import Finding
-from .http import HEADERS, Request, Response, Transport, Unanswered
-from .providers import MANAGE_SCOPE, READ_SCOPE, RiskProvider, list_providers
+from .http import HEADERS, Request, Transport, Unanswered
+from .providers import MANAGE_SCOPE, READ_SCOPE, Providers, RiskProvider
 from .proxies import env_proxy
 from .redaction import plain
 from .renewal import call, now_on, run_flow
@@ -45,29 +45,6 @@ async def examine(transport: Transport, org_url: str | None = None, send: str | 
             yield auth
         return
     yield Finding("ok", "url", org)
-    response = None
-    async for found in _reach(transport, org):
-        if isinstance(found, Finding):
-            yield found
-        else:
-            response = found
-    if response is None:
-        return
-    if isinstance(auth, Finding):
-        yield auth
-        return
-    is_gone = response.status in GONE  # then there is no advice about what to send with
-    async for finding in _examine_rights(transport, org, auth, is_gone=is_gone):
-        yield finding
-    if send is not None and not is_gone:
-        async for finding in _send(transport, org, auth, send):
-            yield finding
-    elif not is_gone:
-        yield Finding("open", "budget", "Okta tells it with risk events only; `--send IP` sends one and looks")
-
-
-async def _reach(transport: Transport, org: str) -> AsyncIterator[Finding | Response]:
-    """Yield what is on the way to the org, and its answer with what that shows, if there is one."""
     try:
         proxy = env_proxy(org)
     except ConfigurationError as error:
@@ -82,7 +59,17 @@ async def _reach(transport: Transport, org: str) -> AsyncIterator[Finding | Resp
         return
     yield findings.endpoint(response)
     yield findings.clock(response, datetime.now(UTC))
-    yield response
+    if isinstance(auth, Finding):
+        yield auth
+        return
+    is_gone = response.status in GONE  # then there is no advice about what to send with
+    async for finding in _examine_rights(transport, org, auth, is_gone=is_gone):
+        yield finding
+    if send is not None and not is_gone:
+        async for finding in _send(transport, org, auth, send):
+            yield finding
+    elif not is_gone:
+        yield Finding("open", "budget", "Okta tells it with risk events only; `--send IP` sends one and looks")
 
 
 def _credentials() -> Auth | Finding:
@@ -124,7 +111,7 @@ async def _list(transport: Transport, org: str, auth: Auth) -> list[RiskProvider
     failure: AuthError | RequestFailed | None = None
     for scope in (READ_SCOPE, MANAGE_SCOPE) if isinstance(auth, ServiceApp) else (None,):
         try:
-            return await list_providers(transport, auth_from_env(scope).for_org(org), org)
+            return await Providers(org, auth_from_env(scope), transport=transport).list()
         except (AuthError, RequestFailed) as error:
             failure = failure or error
     assert failure is not None  # noqa: S101 - there is at least one scope

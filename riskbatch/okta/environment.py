@@ -175,12 +175,12 @@ def client_options_from_env() -> OptionsFromEnv:
         ConfigurationError: A value is none of these; the message names the variable, the value and an example.
     """
     options = OptionsFromEnv()
-    if text := os.environ.get("RISKBATCH_LIMIT", "").strip():
+    if text := _variable("RISKBATCH_LIMIT"):
         match = _LIMIT.fullmatch(text)
         if match is None or float(match[2]) == 0:
             raise ConfigurationError(f"RISKBATCH_LIMIT is {text!r}; it must be REQUESTS/SECONDS, such as 15/60s")
         options["limit"] = int(match[1]), float(match[2])
-    if text := os.environ.get("RISKBATCH_LINGER", "").strip():
+    if text := _variable("RISKBATCH_LINGER"):
         if not _SECONDS.fullmatch(text):
             raise ConfigurationError(f"RISKBATCH_LINGER is {text!r}; it must be seconds, such as 0 or 2.5")
         options["linger"] = float(text)

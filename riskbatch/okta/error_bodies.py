@@ -4,14 +4,14 @@ What an answer that is not a success says: Okta's own errors, and OAuth's. Pure.
 Source: Okta's error code list (read 2026-08-21), below [ERRORS]; RFC 6749 section 5.2; RFC 6750 section 3.
 """
 
-import json
 import re
+from contextlib import suppress
 
 import cattrs
 from attrs import field, frozen
 from cattrs.gen import make_dict_structure_fn, override
 
-from .http import Response
+from .http import Response, json_of
 from .redaction import plain
 
 _MAX_CAUSES = 100  # that are read of one error; a batch of 20 events seldom has more, and each costs time
@@ -38,12 +38,12 @@ class ErrorBody:
 
 def okta_error(response: Response) -> ErrorBody | None:
     """Return the error in Okta's shape that *response* holds, if it holds one."""
-    try:
-        error = json.loads(response.body)
-        return _converter.structure(error, ErrorBody) if isinstance(error, dict) else None
-    except (ValueError, RecursionError, cattrs.BaseValidationError):
-        begun = _CUT_ERROR.match(response.body)
-        return ErrorBody(begun[1].decode()) if begun else None
+    error = json_of(response)
+    if isinstance(error, dict):
+        with suppress(cattrs.BaseValidationError):
+            return _converter.structure(error, ErrorBody)
+    begun = _CUT_ERROR.match(response.body)
+    return ErrorBody(begun[1].decode()) if begun else None
 
 
 def describe(response: Response) -> str:
@@ -92,10 +92,7 @@ def oauth_error(response: Response) -> OAuthError | None:
     if response.status < 400:
         return None
     found = [_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])[:_MAX_CHALLENGES]]
-    try:
-        body = json.loads(response.body)
-    except (ValueError, RecursionError):
-        body = None
+    body = json_of(response)
     if isinstance(body, dict) and isinstance(body.get("error"), str):
         found.append(OAuthError(body["error"], str(body.get("error_description") or "")))
     found.sort(key=lambda oauth: (oauth.error != "use_dpop_nonce", not oauth.error))

@@ -1,6 +1,7 @@
 """One HTTP request and one answer, as the rest of the package sees them; and how one becomes the other. No I/O here."""
 
 import ipaddress
+import json
 import platform
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -70,6 +71,15 @@ class Unanswered(Exception):  # noqa: N818 - it is not an error of the program
 
 Transport: TypeAlias = Callable[[Request], Awaitable[Response]]
 Middleware: TypeAlias = Callable[[Request, Transport], Awaitable[Response]]
+
+
+def json_of(response: Response) -> object:
+    """Return what the body says, or `None` if it is not JSON."""
+    try:
+        body: object = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    return body
 
 
 def date_of(headers: Headers) -> datetime | None:

@@ -23,7 +23,7 @@ from attrs import evolve, frozen
 from ..log import log_fields
 from .credentials import Now, TokenFlow, Unauthenticated
 from .error_bodies import OAuthError, describe, error_code, oauth_error
-from .http import Request, Response, date_of
+from .http import Request, Response, date_of, json_of
 from .keys import SigningKey, token_hash
 from .rate_limits import budgets
 from .redaction import plain, redact
@@ -299,10 +299,7 @@ def _wants_proof(told: OAuthError) -> bool:
 
 def _parse(response: Response, left: float, asked: frozenset[str]) -> Token | None:
     """Read the answer of the token endpoint (RFC 6749 section 5.1); `None` if it holds no token that can be used."""
-    try:
-        body = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return None
+    body = json_of(response)
     if not isinstance(body, dict):
         return None
     text, kind, scope = (body.get(name) for name in ("access_token", "token_type", "scope"))

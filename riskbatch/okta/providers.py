@@ -86,30 +86,6 @@ class RiskProvider:
         )
 
 
-async def list_providers(transport: Transport, credentials: Credentials, org: str) -> list[RiskProvider]:
-    """Return all providers of the org; see `Providers` for what is raised."""
-    found = await _ask(transport, credentials, Request("GET", f"{org}{PATH}", {}, b""))
-    return [RiskProvider.from_json(each) for each in found] if isinstance(found, list) else []
-
-
-async def create_provider(
-    transport: Transport, credentials: Credentials, org: str, provider: RiskProvider
-) -> RiskProvider:
-    """Create *provider* and return it as Okta shows it."""
-    body = json.dumps(provider.to_json()).encode()
-    return _one(await _ask(transport, credentials, Request("POST", f"{org}{PATH}", {}, body)))
-
-
-async def update_provider(
-    transport: Transport, credentials: Credentials, org: str, provider: RiskProvider
-) -> RiskProvider:
-    """Replace the provider of that id by *provider* and return it as Okta shows it."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+", provider.id) is None:
-        raise ConfigurationError(f"id is {provider.id!r}; it must be that of a provider which exists")
-    body = json.dumps(provider.to_json()).encode()
-    return _one(await _ask(transport, credentials, Request("PUT", f"{org}{PATH}/{provider.id}", {}, body)))
-
-
 async def _ask(transport: Transport, credentials: Credentials, request: Request) -> object:
     failure: RequestFailed | AuthError
     try:
@@ -134,12 +110,6 @@ def _read(response: Response) -> object:
     except (ValueError, RecursionError):
         raise RequestFailed("the answer is not JSON", response.status) from None
     return value
-
-
-def _one(value: object) -> RiskProvider:
-    if not isinstance(value, dict):
-        raise RequestFailed("the answer is no risk provider")
-    return RiskProvider.from_json(value)
 
 
 class Providers:
@@ -182,15 +152,22 @@ class Providers:
             await self._session.close()
             self._session = self._transport = None
 
-    @property
-    def _out(self) -> Transport:
+    async def _call(self, method: str, path: str, body: bytes = b"") -> object:
         if self._transport is None:
             raise ConfigurationError("the providers are not open: use `async with`")
-        return self._transport
+        return await _ask(self._transport, self._credentials, Request(method, f"{self._org}{path}", {}, body))
+
+    async def _write(self, method: str, path: str, provider: RiskProvider) -> RiskProvider:
+        """Write *provider* and return it as Okta shows it."""
+        found = await self._call(method, path, json.dumps(provider.to_json()).encode())
+        if not isinstance(found, dict):
+            raise RequestFailed("the answer is no risk provider")
+        return RiskProvider.from_json(found)
 
     async def list(self) -> list[RiskProvider]:
         """Return all of them, at most three."""
-        return await list_providers(self._out, self._credentials, self._org)
+        found = await self._call("GET", PATH)
+        return [RiskProvider.from_json(each) for each in found] if isinstance(found, list) else []
 
     async def create(self, name: str, client_id: str, action: Action = "log_only") -> RiskProvider:
         """
@@ -201,8 +178,7 @@ class Providers:
             client_id: Of the service app that will send.
             action: `none`, `log_only` or `enforce_and_log`; see `RiskProvider`.
         """
-        provider = RiskProvider(name, client_id, action)
-        return await create_provider(self._out, self._credentials, self._org, provider)
+        return await self._write("POST", PATH, RiskProvider(name, client_id, action))
 
     async def update(
         self,
@@ -237,4 +213,6 @@ class Providers:
             provider = matching[0]
         changes = {"name": name, "client_id": client_id, "action": action}
         changed = evolve(provider, **{key: value for key, value in changes.items() if value is not None})
-        return await update_provider(self._out, self._credentials, self._org, changed)
+        if re.fullmatch(r"[A-Za-z0-9_-]+", changed.id) is None:
+            raise ConfigurationError(f"id is {changed.id!r}; it must be that of a provider which exists")
+        return await self._write("PUT", f"{PATH}/{changed.id}", changed)

@@ -8,20 +8,16 @@ Events reference, removed 2023-02-24.
 import json
 from collections.abc import Iterable, Sequence
 
-from ..signals import RiskLevel, RiskSignal, format_time
+from ..signals import RiskSignal, format_time
 
 PATH = "/api/v1/risk/events/ip"  # [SPEC]
 MAX_EVENTS = 20  # a request; prose of [SPEC] and [REF], not in the schema
 MAX_SUBJECTS = 50  # an event; [REF] only
 
-# One encoder for all, as `json.dumps` makes one a call; what is built here has no circles to look for.
-_to_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_LEVEL_NAMES = {level: level.value for level in RiskLevel}  # an enum looks its value up in Python code
-
 
 def encode(events: Iterable[Sequence[RiskSignal]]) -> bytes:
     """Write the payload: a bare JSON array of RiskEvent; the signals of one event share timestamp and expiry."""
-    return _to_json([_risk_event(signals) for signals in events]).encode()
+    return json.dumps([_risk_event(signals) for signals in events], separators=(",", ":")).encode()
 
 
 def _risk_event(signals: Sequence[RiskSignal]) -> dict[str, object]:
@@ -35,7 +31,7 @@ def _risk_event(signals: Sequence[RiskSignal]) -> dict[str, object]:
 
 
 def _risk_event_subject(signal: RiskSignal) -> dict[str, str]:
-    subject = {"ip": signal.ip, "riskLevel": _LEVEL_NAMES[signal.risk_level]}
+    subject = {"ip": signal.ip, "riskLevel": signal.risk_level.value}
     if signal.message is not None:
         subject["message"] = signal.message
     return subject

@@ -30,7 +30,7 @@ async def test_what_a_person_must_mend_pauses_and_resumes_by_itself(name, caplog
         assert error in statistics.trouble
         assert words in statistics.trouble
         assert statistics.waiting == 30
-        assert 0 < statistics.resumes_after <= 60
+        assert 0 <= statistics.resumes_after <= 60  # 0 while a token is asked for
         assert error in caplog.text
         assert len(acme.token_times()) < 400
         gaps = [b - a for a, b in zip(acme.token_times(), acme.token_times()[1:], strict=False)]
@@ -38,7 +38,7 @@ async def test_what_a_person_must_mend_pauses_and_resumes_by_itself(name, caplog
         assert acme.org.requests == []
         acme.app.keys[:], acme.app.in_zone = keys_, True
         acme.app.scopes |= scopes
-        await asyncio.sleep(62)
+        await asyncio.sleep(66)  # a minute for the token, and what two requests take
         assert all(isinstance(receipt.outcome, rb.Accepted) for receipt in receipts)
         assert client.statistics().trouble is None
     assert len([record for record in caplog.records if error in record.getMessage()]) <= 4

@@ -50,6 +50,7 @@ class Admissions:
 
     Args:
         session: The calls of this replica.
+        own: Where receipts are made.
         buffer: How many signals may be on their way.
         capacity: The most unsettled signals of the whole fleet.
         when_full: What a newcomer gets then.
@@ -62,10 +63,20 @@ class Admissions:
         fleet_is_full: The engine had no room, and nothing has ended since.
     """
 
-    def __init__(self, session: Session, *, buffer: int, capacity: int, when_full: WhenFull, payload: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        own: OwnReceipts,
+        *,
+        buffer: int,
+        capacity: int,
+        when_full: WhenFull,
+        payload: int,
+    ) -> None:
         self.work: asyncio.Event = asyncio.Event()
         self.fleet_is_full: bool = False
-        self.own: OwnReceipts
+        self.own = own
+        own.on_room = self.note_room
         self._session = session
         self.capacity = capacity
         self._when_full = when_full

@@ -125,16 +125,10 @@ def told_rate(rate: RateLimit) -> str:
     return json.dumps([rate.requests, rate.period])
 
 
-def budget(told: Mapping[str, Any], anchor: Anchor) -> tuple[int, int, float]:
-    """Return the limit, the free permits, and the seconds of a hold, for one who is not a replica."""
-    if not told["rate"]:  # there never was one
-        return 0, 0, 0.0
+def observed(told: Mapping[str, Any], anchor: Anchor) -> Limiter | None:
+    """Return a limiter that stands where the fleet does, for one who only looks; `None` if no replica ever joined."""
+    if not told["rate"]:
+        return None
     limiter = Limiter(RateLimit(*json.loads(told["rate"])))
     adopt(limiter, View.of(told, anchor))
-    return free_of(limiter, anchor.here)
-
-
-def free_of(limiter: Limiter, now: float) -> tuple[int, int, float]:
-    """Return the limit, the free permits, and the seconds of a hold."""
-    window = limiter.window
-    return window.limit, max(0, window.free(now)), max(0.0, limiter.held_until - now)
+    return limiter

@@ -90,11 +90,6 @@ class Admissions:
         self._has_ended = False
 
     @property
-    def room(self) -> int:
-        """How many signals more may be on their way."""
-        return self._buffer.room
-
-    @property
     def are_pending(self) -> bool:
         """Whether a call could admit something."""
         return bool(self._adding) or (not self.fleet_is_full and any(self._pending.values()))

@@ -73,9 +73,9 @@ class Window:
         self.rate = rate
         self.limit: int = rate.requests
         self.in_flight: int = 0
-        self._returns: deque[float] = deque()  # instants at which answered permits come back, ascending
-        self._used_by_others = 0  # permits that the server has given to somebody else, until _others_until
-        self._others_until = -math.inf
+        self.answered_returns: deque[float] = deque()  # instants at which answered permits come back, ascending
+        self.used_by_others: int = 0  # permits that the server has given to somebody else, until others_until
+        self.others_until: float = -math.inf
 
     def depart(self) -> None:
         """Take a permit."""
@@ -84,14 +84,14 @@ class Window:
     def answered(self, now: float) -> None:
         """Let the permit of a request that was answered, or given up, come back one period from *now*."""
         self.in_flight -= 1
-        self._returns.append(now + self.rate.period + _CLOCKS)
+        self.answered_returns.append(now + self.rate.period + _CLOCKS)
 
     def free(self, now: float) -> int:
         """Return how many permits are free at *now*; negative while a lowered limit is overdrawn."""
-        while self._returns and self._returns[0] <= now:
-            self._returns.popleft()
-        others = self._used_by_others if now < self._others_until else 0
-        return self.limit - self.in_flight - len(self._returns) - others
+        while self.answered_returns and self.answered_returns[0] <= now:
+            self.answered_returns.popleft()
+        others = self.used_by_others if now < self.others_until else 0
+        return self.limit - self.in_flight - len(self.answered_returns) - others
 
     def free_at(self, now: float, permits: int) -> float:
         """Return the earliest instant at which *permits* are free; infinity if only an answer can tell."""
@@ -103,8 +103,8 @@ class Window:
 
     def returns(self, now: float) -> list[float]:
         """Return the instants at which permits come back, ascending; of those in flight, only an answer can tell."""
-        others = [self._others_until] * self._used_by_others if now < self._others_until else []
-        return sorted([*self._returns, *others])
+        others = [self.others_until] * self.used_by_others if now < self.others_until else []
+        return sorted([*self.answered_returns, *others])
 
     def learn_limit(self, limits: Sequence[int]) -> None:
         """Adopt the lowest of an answer's *limits* where it is lower than ours, until a later answer raises it."""
@@ -118,12 +118,12 @@ class Window:
         the server's window resets.
         """
         resets_after = self.rate.period if budget.resets_after is None else min(budget.resets_after, self.rate.period)
-        if now >= self._others_until:
-            self._used_by_others = 0
+        if now >= self.others_until:
+            self.used_by_others = 0
         surplus = self.free(now) - budget.remaining
         if surplus > 0:
-            self._used_by_others += surplus
-            self._others_until = max(self._others_until, now + resets_after + _MARGIN)
+            self.used_by_others += surplus
+            self.others_until = max(self.others_until, now + resets_after + _MARGIN)
 
 
 class Limiter:

@@ -28,8 +28,8 @@ class Probes:
     def __init__(self, is_waiting: Callable[[Receipt], bool]) -> None:
         self._groups: dict[RiskLevel, deque[list[Receipt]]] = {level: deque() for level in RiskLevel}
         self._is_waiting = is_waiting
-        self._probed_last = False
-        self._passed_over = 0  # batches since the last probe, while suspects waited
+        self.probed_last: bool = False
+        self.passed_over: int = 0  # batches since the last probe, while suspects waited
 
     def add(self, group: list[Receipt]) -> None:
         """Let *group*, which has one level, have its turn."""
@@ -38,7 +38,7 @@ class Probes:
     @property
     def is_due(self) -> bool:
         """Whether suspects were passed over long enough to go before everybody."""
-        return self._passed_over >= _PROBE_EVERY - 1
+        return self.passed_over >= _PROBE_EVERY - 1
 
     def next(self, ready: RiskLevel | None) -> list[Receipt]:
         """Return the group that goes next if *ready* is the highest level in the lanes; none if the lanes do."""
@@ -46,18 +46,18 @@ class Probes:
         if not suspects or ready is None or self.is_due:
             return suspects
         level = suspects[0].signal.risk_level
-        is_next = _RANK[level] < _RANK[ready] or (level is ready and not self._probed_last)
+        is_next = _RANK[level] < _RANK[ready] or (level is ready and not self.probed_last)
         return suspects if is_next else []
 
     def take(self, ready: RiskLevel | None) -> list[Receipt]:
         """Remove and return what `next` returns, and count the turn."""
         suspects = self.next(ready)
-        self._probed_last = bool(suspects)
+        self.probed_last = bool(suspects)
         if suspects:
-            self._passed_over = 0
+            self.passed_over = 0
             self._groups[suspects[0].signal.risk_level].popleft()
         else:
-            self._passed_over += bool(self._first())
+            self.passed_over += bool(self._first())
         return suspects
 
     def _first(self) -> list[Receipt]:

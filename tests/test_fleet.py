@@ -506,7 +506,7 @@ async def test_enqueue_waits_while_the_engine_is_away_and_nothing_is_admitted_tw
         calls = [asyncio.create_task(c.enqueue(one)) for one in signals(80)]
         await asyncio.sleep(20.0)
         assert not any(call.done() for call in calls)
-        assert c._life.queue.admissions.room == 0
+        assert c._life.queue.admissions._buffer.room == 0
         world.away.clear()
         receipts = await asyncio.gather(*calls)
         await c.flush()

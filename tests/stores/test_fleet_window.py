@@ -72,7 +72,7 @@ async def test_a_limiter_that_is_told_and_adopted_decides_as_the_original(steps,
     now = await live_through(original, steps)
     anchor = Anchor(1_700_000_000_000_000, now)
     free = original.window.free(now)
-    returns = [anchor.engine_at(at) for at in original.window._returns]
+    returns = [anchor.engine_at(at) for at in original.window.answered_returns]
     view = View(7, anchor, "", returns, original.window.in_flight)
     view = attrs.evolve(view, window=tell(original, view, True, 4))
     seen = Anchor(anchor.engine + shift, now + shift / 1e6)  # another replica, at another moment

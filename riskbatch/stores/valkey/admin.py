@@ -14,7 +14,7 @@ from ...errors import StoreError
 from ...signals import RiskLevel, RiskSignal
 from .engine import Engine, EngineAway, encoded, identity, microseconds
 from .statistics import FleetStatistics
-from .window import budget
+from .window import observed
 
 _SLICE = 250  # signals a call
 _NO_NOTICES = "9999999999999-0"  # a place in the stream that is never reached
@@ -66,7 +66,7 @@ def _shared(row: Sequence[object]) -> Shared:
 async def stats(engine: Engine) -> FleetStatistics:
     """Return what the fleet holds, and who holds it."""
     told = await _call(engine, "statistics")
-    return FleetStatistics.of(told["fleet"], budget(told["view"], engine.anchor))
+    return FleetStatistics.of(told["fleet"], observed(told["view"], engine.anchor), engine.anchor.here)
 
 
 async def names(engine: Engine) -> list[str]:

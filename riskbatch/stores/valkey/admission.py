@@ -50,6 +50,7 @@ class Admissions:
 
     Args:
         session: The calls of this replica.
+        own: Where receipts are made.
         buffer: How many signals may be on their way.
         capacity: The most unsettled signals of the whole fleet.
         when_full: What a newcomer gets then.
@@ -62,10 +63,20 @@ class Admissions:
         fleet_is_full: The engine had no room, and nothing has ended since.
     """
 
-    def __init__(self, session: Session, *, buffer: int, capacity: int, when_full: WhenFull, payload: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        own: OwnReceipts,
+        *,
+        buffer: int,
+        capacity: int,
+        when_full: WhenFull,
+        payload: int,
+    ) -> None:
         self.work: asyncio.Event = asyncio.Event()
         self.fleet_is_full: bool = False
-        self.own: OwnReceipts
+        self.own = own
+        own.on_room = self.note_room
         self._session = session
         self.capacity = capacity
         self._when_full = when_full
@@ -77,11 +88,6 @@ class Admissions:
         self._number = 0  # of that call: the engine recognizes a repeated one
         self._withdrawals: deque[tuple[list[str], asyncio.Future[None]]] = deque()
         self._has_ended = False
-
-    @property
-    def room(self) -> int:
-        """How many signals more may be on their way."""
-        return self._buffer.room
 
     @property
     def are_pending(self) -> bool:

@@ -19,9 +19,7 @@ from .admission import Admissions
 from .claims import Claims
 from .decide import NEAR, Decider, Plan
 from .looks import Looks
-from .notices import OwnReceipts
 from .session import Session
-from .window import free_of
 
 _CUT_OFF = "the fleet's engine was away for longer than the lease"
 
@@ -37,19 +35,15 @@ class FleetDispatcher:
         session: The calls of this replica.
         looks: Show what a decision is made of.
         decider: Decides.
-        own: The receipts that were given out here.
         claims: What is in flight from here.
         admissions: What must be known to the engine before a decision.
-        lease: Seconds that a claim lasts.
     """
 
     _session: Session
     _looks: Looks
     _decider: Decider
-    _own: OwnReceipts
     _claims: Claims
     _admissions: Admissions
-    _lease: float
     _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
     _asked: tuple[Terms, asyncio.Future[Batch | Pause]] | None = field(init=False, default=None)
     _claimed: int = field(init=False, default=0)
@@ -64,8 +58,8 @@ class FleetDispatcher:
 
     def budget(self, now: float) -> tuple[int, int, float]:
         """Return the limit of a window, the permits that are free, and until when the server holds everything."""
-        limit, permits, held_after = free_of(self._decider.limiter, now)
-        return limit, permits, now + held_after
+        window = self._decider.limiter.window
+        return window.limit, max(0, window.free(now)), self._decider.limiter.held_until
 
     async def next_batch(self, terms: Terms) -> Batch | Pause:
         """Return the batch whose request must leave now, its permit taken; or how long nothing does."""
@@ -110,9 +104,6 @@ class FleetDispatcher:
 
     def finish(self, batch: Batch) -> None:
         """What became of the signals of *batch* is said, and the engine will be told."""
-        claim = self._claims[batch]
-        back = [int(text) for told in (*claim.back, *claim.suspects) for text in told["ids"]]  # type: ignore[attr-defined]
-        self._own.leave_flight(back)
         self._claims.finish(batch)
         self._admissions.work.set()
 
@@ -155,7 +146,7 @@ class FleetDispatcher:
             if now >= terms.leave_before:
                 return Pause(math.inf, look.again_at)
             if is_near:
-                flushing = self._own.books.flushing or terms.draining
+                flushing = self._admissions.own.books.flushing or terms.draining
                 plan = await self._decider.decide(look, terms, now, flushing=flushing)
                 if isinstance(plan, float):
                     return Pause(min(plan, look.ready_at), min(plan + look.turn if plan > now else plan, look.again_at))
@@ -175,6 +166,5 @@ class FleetDispatcher:
             return False
         for receipt in plan.batch.receipts:
             receipt.attempts += 1
-        self._claims.open(plan.batch, name, sent_at + self._lease)
-        self._own.depart(receipt.sequence for receipt in plan.batch.receipts)
+        self._claims.open(plan.batch, name, sent_at)
         return True

@@ -17,12 +17,12 @@ from ...alarm import Alarm
 from ...backoff import backoff
 from ...errors import ClientClosed, StoreError
 from ...limiter import Limiter
-from ...log import EventLog, log_fields
+from ...log import log_fields
 from ...receipts import Abandoned
 from .admission import AT_ONCE, Admissions
 from .claims import Claim, Claims
 from .dispatch import FleetDispatcher
-from .engine import Engine, EngineAway, EngineFull, encoded
+from .engine import EngineAway, EngineFull, encoded
 from .notices import OwnReceipts
 from .session import Session, Untimely
 from .window import View, adopt, tell, told_rate, turns_of_suspects
@@ -40,7 +40,6 @@ class Exchange:
     Tells the engine what this replica owes it, and asks what it wants to know.
 
     Args:
-        engine: Of the fleet.
         session: The calls of this replica.
         own: The receipts that were given out here.
         claims: What is in flight from here.
@@ -48,11 +47,9 @@ class Exchange:
         dispatcher: Answers the sender.
         limiter: The private one of the decisions.
         alarm: Rings when the sender should look again.
-        event_log: Ends with this.
         close: Closes the queue, with a reason, when it failed.
     """
 
-    _engine: Engine
     _session: Session
     _own: OwnReceipts
     _claims: Claims
@@ -60,7 +57,6 @@ class Exchange:
     _dispatcher: FleetDispatcher
     _limiter: Limiter
     _alarm: Alarm
-    _event_log: EventLog
     _close: Callable[[str], None]
     _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
     _is_ending: bool = field(init=False, default=False)
@@ -86,9 +82,9 @@ class Exchange:
                         raise StoreError(f"the fleet cannot be joined: {away}") from None
                     await asyncio.sleep(patience / 20)
         except BaseException:
-            await self._engine.close()
+            await self._session.close()
             raise
-        self._task = asyncio.create_task(self._serve(), name=f"riskbatch fleet {self._engine.name}")
+        self._task = asyncio.create_task(self._serve(), name=f"riskbatch fleet {self._session.fleet}")
 
     @property
     def has_ended(self) -> bool:
@@ -122,13 +118,13 @@ class Exchange:
         except Exception as error:
             failure = StoreError(f"the fleet failed: {type(error).__name__}")
             text = "the fleet of %s failed, which is a defect; the client is closed"
-            logger.exception(text, self._engine.name, extra=log_fields("crashed", org=self._engine.name))
+            fleet = self._session.fleet
+            logger.exception(text, fleet, extra=log_fields("crashed", org=fleet))
             self._close(str(failure))
             self._admissions.end(failure)
             self._dispatcher.fail(failure)
         finally:
-            self._event_log.close()
-            await self._engine.close()
+            await self._session.close()
 
     async def _run(self) -> None:
         failures = 0
@@ -194,7 +190,6 @@ class Exchange:
             claim = self._claims.owed[0]
             told = await self._session.call("answer", {**claim.answer(), "after": self._own.read_until})
             self._claims.note_told(claim)
-            self._own.leave_flight(receipt.sequence for receipt in claim.batch.receipts)
             await self._own.read(told["notices"])
             await self._teach(claim, told["view"])
             self._claims.owed.popleft()
@@ -202,7 +197,7 @@ class Exchange:
     async def _teach(self, claim: Claim, shown: Mapping[str, Any]) -> None:
         """Let all replicas know what an answer said of the budget, if that changes anything."""
         while claim.budgets or claim.refused:
-            view = View.of(shown, self._engine.anchor)
+            view = View.of(shown, self._session.anchor)
             adopt(self._limiter, view)
             before = tell(self._limiter, view, *turns_of_suspects(view))
             self._limiter.learn(claim.budgets, claim.answered_at, refused=claim.refused)
@@ -221,20 +216,14 @@ class Exchange:
         permits = self._claims.permits_out(self._loop.time())
         news = await self._session.join(permits, told_rate(self._limiter.window.rate))
         self._own.read_until = news or self._own.read_until
-        await self._repeat_admission()
-        await self._recover()
-        self._session.lost_state = False
-        self._session.joined = True
-
-    async def _repeat_admission(self) -> None:
-        """
-        Learn what became of an admission whose answer was lost, before any notice is read.
-
-        Its signals may have been sent meanwhile, and a notice that comes before the receipt finds nobody.
-        """
+        # First what became of an admission whose answer was lost: its signals may have been sent meanwhile, and a
+        # notice that is read before there is a receipt finds nobody.
         if self._admissions.are_repeated:
             with suppress(EngineFull):
                 await self._admissions.send()
+        await self._recover()
+        self._session.lost_state = False
+        self._session.joined = True
 
     async def _recover(self) -> None:
         """

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
+from attrs import evolve
+
 from ...alarm import Alarm
 from ...books import Books
 from ...errors import StoreError
@@ -55,39 +57,25 @@ class FleetQueue:
         self.alarm: Alarm = Alarm()
         self.books = books
         self._when_full = when_full
-        self._lease = store.lease
-        engine = store.connect(org)
-        event_log = EventLog(org)
         period = limiter.window.rate.period + TOLERANCE
         told = {"period": microseconds(period), "lease": microseconds(store.lease), "coalesce": coalesce}
-        session = Session(engine, told, event_log)
+        session = Session(store.connect(org), told, EventLog(org))
         decider = Decider(private(limiter), subjects_per_event)
         self.admissions: Admissions = Admissions(
             session,
+            OwnReceipts(books, self.alarm),
             buffer=store.buffer,
             capacity=capacity,
             when_full=when_full,
             payload=decider.payload,
         )
-        self.own: OwnReceipts = OwnReceipts(books, self.alarm, self.admissions.note_room)
-        self.admissions.own = self.own
-        self._claims = claims = Claims(period, store.lease)
+        self.own: OwnReceipts = self.admissions.own
+        self._claims = claims = Claims(self.own, period, store.lease)
         self._session = session
-        self._looks = Looks(session, engine, decider.limiter, self.own, claims, self.admissions, store.lease)
-        self.dispatcher: FleetDispatcher = FleetDispatcher(
-            session, self._looks, decider, self.own, claims, self.admissions, store.lease
-        )
+        self._looks = Looks(session, decider.limiter, claims, self.admissions)
+        self.dispatcher: FleetDispatcher = FleetDispatcher(session, self._looks, decider, claims, self.admissions)
         self._exchange = Exchange(
-            engine,
-            session,
-            self.own,
-            claims,
-            self.admissions,
-            self.dispatcher,
-            decider.limiter,
-            self.alarm,
-            event_log,
-            self.close,
+            session, self.own, claims, self.admissions, self.dispatcher, decider.limiter, self.alarm, self.close
         )
 
     # -- life
@@ -99,7 +87,7 @@ class FleetQueue:
         Raises:
             StoreError: The engine cannot be reached or refuses.
         """
-        await self._exchange.open(self._lease)
+        await self._exchange.open(self._claims.lease)
 
     async def written(self) -> None:
         """Wait until the engine knows all that was begun, unless it is away."""
@@ -136,7 +124,7 @@ class FleetQueue:
     @property
     def statistics(self) -> FleetStatistics:
         """What the fleet does, as of this replica's last look."""
-        return self._looks.statistics_with(self._session.away)
+        return evolve(self._looks.statistics, away=self._session.away)
 
     @property
     def waiting(self) -> int:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from ...errors import InvalidSignal
 from ...limiter import Limiter
@@ -17,11 +17,9 @@ from ...signals import RiskSignal
 from .admission import Admissions
 from .claims import Claims
 from .decide import Look, turn_of
-from .engine import Engine
-from .notices import OwnReceipts
 from .session import Session
 from .statistics import FleetStatistics
-from .window import View, adopt, free_of
+from .window import View, adopt
 
 logger = logging.getLogger("riskbatch")
 
@@ -35,12 +33,9 @@ class Looks:
 
     Args:
         session: The calls of this replica.
-        engine: Whose clock the answers show.
         limiter: Which adopts what is seen, for the statistics.
-        own: The receipts that were given out here.
         claims: What is in flight from here; a look renews it.
-        admissions: Hear of room in the fleet.
-        lease: Seconds that a claim lasts.
+        admissions: Hear of room in the fleet, and know the receipts that were given out here.
 
     Attributes:
         view: Of the window, as of the last look.
@@ -48,31 +43,24 @@ class Looks:
     """
 
     _session: Session
-    _engine: Engine
     _limiter: Limiter
-    _own: OwnReceipts
     _claims: Claims
     _admissions: Admissions
-    _lease: float
     view: View | None = field(init=False, default=None)
     statistics: FleetStatistics = field(init=False, factory=FleetStatistics)
     _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
     _foreign: dict[int, Receipt] = field(init=False, factory=dict)  # of the last look: a signal is parsed once
     _unreadable: list[str] = field(init=False, factory=list)
 
-    def statistics_with(self, away: str | None) -> FleetStatistics:
-        """Return what the fleet does, with why the engine is *away*."""
-        return evolve(self.statistics, away=away)
-
     async def look(self, heads: int) -> Look | None:
         """Look, also at the first *heads* of what waits; `None` if something there cannot be read, and is dropped."""
         sent_at, known = self._loop.time(), self._claims.known
-        given = {"known": known, "spent": self._claims.spent, "heads": heads, "after": self._own.read_until}
+        given = {"known": known, "spent": self._claims.spent, "heads": heads, "after": self._admissions.own.read_until}
         told = await self._session.call("look", given)
-        self._claims.renew(told["renewed"] or (), known, sent_at + self._lease)
-        self.view = view = View.of(told["view"], self._engine.anchor)
+        self._claims.renew(told["renewed"] or (), known, sent_at)
+        self.view = view = View.of(told["view"], self._session.anchor)
         self._note_fleet(told["fleet"], view)
-        await self._own.read(told["notices"])
+        await self._admissions.own.read(told["notices"])
         rows = [*(list(rows or ()) for rows in told["heads"]), list(told["probed"] or ())]
         *lanes, probed = [await self._read(each, view) for each in rows]
         if self._unreadable:
@@ -93,7 +81,7 @@ class Looks:
 
     def _note_fleet(self, told: Mapping[str, Any], view: View) -> None:
         adopt(self._limiter, view)
-        self.statistics = FleetStatistics.of(told, free_of(self._limiter, self._loop.time()))
+        self.statistics = FleetStatistics.of(told, self._limiter, self._loop.time())
         if self._admissions.fleet_is_full and told["unsettled"] < self._admissions.capacity:
             self._admissions.note_room()
 
@@ -101,7 +89,7 @@ class Looks:
         """Return what stands in line; other replicas' signals have receipts that nobody here awaits."""
         found = []
         for count, (number, place, admitted, expires, attempts, arrived, text) in enumerate(rows, 1):
-            receipt = self._own.unsettled.get(int(number)) or self._foreign.get(int(number))
+            receipt = self._admissions.own.unsettled.get(int(number)) or self._foreign.get(int(number))
             if receipt is None and (receipt := self._parse(int(number), text)) is None:
                 continue
             receipt.place, receipt.admitted_at = int(place), view.anchor.at(int(admitted))

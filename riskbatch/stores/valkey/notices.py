@@ -27,19 +27,19 @@ class OwnReceipts:
     Args:
         books: The counts.
         alarm: Rings when nothing is left.
-        on_room: Called when some have ended, which makes room in the fleet.
 
     Attributes:
         unsettled: By id, the oldest first.
         read_until: The last of the fleet's notices that was read.
+        on_room: Called when some have ended, which makes room in the fleet.
     """
 
-    def __init__(self, books: Books, alarm: Alarm, on_room: Callable[[], None]) -> None:
+    def __init__(self, books: Books, alarm: Alarm) -> None:
         self.books = books
         self.unsettled: dict[int, Receipt] = {}
         self.read_until: str = "0-0"
+        self.on_room: Callable[[], None] = lambda: None
         self._alarm = alarm
-        self._on_room = on_room
         self._counts = dict.fromkeys(RiskLevel, 0)
         self._in_flight: set[int] = set()
 
@@ -90,7 +90,7 @@ class OwnReceipts:
         if not ended:
             return
         self.settle(ended, outcome)
-        self._on_room()
+        self.on_room()
 
     def settle(self, receipts: list[Receipt], outcome: Callable[[Receipt], Outcome]) -> None:
         """Settle *receipts* that never had a number, or have one no more."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...log import EventLog
+from .clock import Anchor
 from .engine import Engine, identity, microseconds
 
 TOLERANCE = 0.05  # seconds: a permit comes back so much later, and a call may come so much late
@@ -30,10 +31,11 @@ class Session:
     Args:
         engine: Of the fleet.
         common: What every call tells.
-        event_log: For what a person should know.
+        event_log: For what a person should know; ends with this.
 
     Attributes:
         name: Of the replica.
+        fleet: The name of the fleet.
         joined: Whether the engine knows what this replica remembers.
         lost_state: The engine does not know what it has answered, and must be given back what is known here.
         away: Why the engine cannot be reached; `None` if it can.
@@ -45,6 +47,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._event_log = event_log
         self.name: str = identity()
+        self.fleet: str = engine.name
         self._common = {"replica": self.name, **common}
         self._epoch: str | None = None
         self._called = self._answered = 0  # calls: that were made; the last that was answered
@@ -53,6 +56,16 @@ class Session:
         self.lost_state: bool = False
         self.away: str | None = None
         self.full: str | None = None
+
+    async def close(self) -> None:
+        """Give up the connection."""
+        self._event_log.close()
+        await self._engine.close()
+
+    @property
+    def anchor(self) -> Anchor:
+        """The reading of the engine's clock in the last answer."""
+        return self._engine.anchor
 
     async def call(self, step: str, given: Mapping[str, object] | None = None, signals: Sequence[str] = ()) -> Any:
         """

@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import field, frozen
 
+from ...limiter import Limiter
 from ...signals import RiskLevel
 
 
@@ -43,9 +44,8 @@ class FleetStatistics:
     away: str | None = None
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], budget: tuple[int, int, float] = (0, 0, 0.0)) -> "FleetStatistics":
-        """Read what the engine tells; *budget* is the limit, the free permits, and the seconds of a hold."""
-        limit, permits, held_after = budget
+    def of(cls, told: Mapping[str, Any], limiter: Limiter | None, now: float) -> "FleetStatistics":
+        """Read what the engine tells; *limiter* stands where the fleet does at *now*, `None` if there never was one."""
         return cls(
             replicas=MappingProxyType(dict(told["replicas"])),
             alive=len(told["alive"]),
@@ -55,7 +55,7 @@ class FleetStatistics:
             admitted=told["admitted"],
             accepted=told["accepted"],
             requests=told["requests"],
-            limit=limit,
-            permits=permits,
-            held_after=held_after,
+            limit=limiter.window.limit if limiter else 0,
+            permits=max(0, limiter.window.free(now)) if limiter else 0,
+            held_after=max(0.0, limiter.held_until - now) if limiter else 0.0,
         )

@@ -74,9 +74,9 @@ def adopt(limiter: Limiter, view: View) -> None:
     at, window = view.anchor.at, limiter.window
     window.limit = min(window.rate.requests, told.get("limit", window.rate.requests))
     window.in_flight = view.in_flight
-    window._returns = deque(at(instant) for instant in view.returns)
-    window._used_by_others = told.get("others", 0)
-    window._others_until = _instant(told.get("others_until"), view.anchor)
+    window.answered_returns = deque(at(instant) for instant in view.returns)
+    window.used_by_others = told.get("others", 0)
+    window.others_until = _instant(told.get("others_until"), view.anchor)
     limiter.held_until = max(
         _instant(told.get("held_until"), view.anchor), _instant(view.trusted_at or None, view.anchor)
     )
@@ -98,8 +98,8 @@ def tell(limiter: Limiter, view: View, probed_last: bool, passed_over: int) -> s
     told = {
         "layout": _LAYOUT,
         "limit": window.limit,
-        "others": window._used_by_others,
-        "others_until": instant(window._others_until),
+        "others": window.used_by_others,
+        "others_until": instant(window.others_until),
         "held_until": instant(limiter.held_until),
         "paced_at": instant(limiter.paced_at),
         "others_after": limiter.others_after,
@@ -125,16 +125,10 @@ def told_rate(rate: RateLimit) -> str:
     return json.dumps([rate.requests, rate.period])
 
 
-def budget(told: Mapping[str, Any], anchor: Anchor) -> tuple[int, int, float]:
-    """Return the limit, the free permits, and the seconds of a hold, for one who is not a replica."""
-    if not told["rate"]:  # there never was one
-        return 0, 0, 0.0
+def observed(told: Mapping[str, Any], anchor: Anchor) -> Limiter | None:
+    """Return a limiter that stands where the fleet does, for one who only looks; `None` if no replica ever joined."""
+    if not told["rate"]:
+        return None
     limiter = Limiter(RateLimit(*json.loads(told["rate"])))
     adopt(limiter, View.of(told, anchor))
-    return free_of(limiter, anchor.here)
-
-
-def free_of(limiter: Limiter, now: float) -> tuple[int, int, float]:
-    """Return the limit, the free permits, and the seconds of a hold."""
-    window = limiter.window
-    return window.limit, max(0, window.free(now)), max(0.0, limiter.held_until - now)
+    return limiter

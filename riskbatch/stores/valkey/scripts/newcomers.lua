@@ -12,8 +12,6 @@ local function victim(level) -- the oldest of the lowest level that waits, if th
   end
 end
 
-local function sizes() return {call('ZCARD', HIGH), call('ZCARD', MEDIUM), call('ZCARD', LOW)} end
-
 local function admit(s)
   count('admitted', 1)
   if s.expires ~= '-' and tonumber(s.expires) <= NOW then

@@ -23,6 +23,8 @@ local function store(s)
   call('HSET', SIGNALS, s.id, table.concat({s.place, s.admitted, s.level, s.expires, s.json}, ' '))
 end
 
+local function sizes() return {call('ZCARD', HIGH), call('ZCARD', MEDIUM), call('ZCARD', LOW)} end
+
 local function note(id, attempts, arrived) call('HSET', TRIED, id, attempts .. ' ' .. arrived) end
 
 local function leave(s) -- it waits no more, but in a group of suspects, which drops it when it comes up

@@ -23,7 +23,6 @@ local function fleet()
   local unsettled = call('HLEN', SIGNALS)
   return {
     replicas = replicas, alive = alive, unsettled = unsettled, in_flight = flying, waiting = unsettled - flying,
-    ready = {call('ZCARD', HIGH), call('ZCARD', MEDIUM), call('ZCARD', LOW)},
-    admitted = get('admitted'), accepted = get('Accepted'), requests = get('requests'),
+    ready = sizes(), admitted = get('admitted'), accepted = get('Accepted'), requests = get('requests'),
   }
 end

@@ -129,6 +129,7 @@ class Prioritizer:
     Attributes:
         coalesces: Whether they do.
         lanes: The ready signals of each level by place, the first to be sent first.
+        probes: The groups of suspects, and their turns.
     """
 
     def __init__(self, *, subjects_per_event: int = 1, coalesce: bool = False) -> None:
@@ -138,7 +139,7 @@ class Prioritizer:
         self.coalesces = coalesce
         self._by_ip: dict[str, Receipt] | None = {} if coalesce else None
         self._held: list[tuple[float, int, list[Receipt], bool]] = []  # heap of (ready at, tie, group, are suspects)
-        self._probes = Probes(self._places.is_aside)
+        self.probes: Probes = Probes(self._places.is_aside)
         self._deadlines: list[tuple[float, int, Receipt]] = []  # heap; what waits no more is dropped when it comes up
         self._expired: list[Receipt] = []  # found by `take`, and aside until `overdue` removes them
         self._high_before = self._high_last = -math.inf  # when the last two HIGH were admitted
@@ -240,7 +241,7 @@ class Prioritizer:
         while self._held and self._held[0][0] <= now:
             _, _, group, are_suspects = heapq.heappop(self._held)
             if are_suspects:
-                self._probes.add(group)
+                self.probes.add(group)
             else:
                 ready += group
         self._places.line_up(ready)  # all at once: one group after the other would move those before it each time
@@ -252,9 +253,9 @@ class Prioritizer:
     def demand(self) -> Demand:
         """Tell what `take` would take. Call `release` and `overdue` first."""
         level = self._places.highest_ready()
-        if suspects := self._probes.next(level):
+        if suspects := self.probes.next(level):
             # Suspects that were passed over long enough go like a HIGH, or a flood of HIGH would keep all permits.
-            return Demand(_HIGH if self._probes.is_due else suspects[0].signal.risk_level, probe=True)
+            return Demand(_HIGH if self.probes.is_due else suspects[0].signal.risk_level, probe=True)
         if level is None:
             return Demand(None)
         high, medium, low = self.lanes.values()
@@ -277,7 +278,7 @@ class Prioritizer:
         has expired by *now*, or by the *wall* clock, does not ride; `overdue` returns it.
         """
         batch = Batch(self.subjects_per_event)
-        suspects = self._probes.take(self._places.highest_ready())
+        suspects = self.probes.take(self._places.highest_ready())
         batch.is_probe = bool(suspects)
         if suspects:
             for suspect in suspects:

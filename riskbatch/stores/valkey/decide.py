@@ -111,7 +111,7 @@ class Decider:
     def _fill(self, look: Look, now: float) -> Prioritizer:
         """Return an ordinary line with what the engine showed. It comes in as what is put back, with its history."""
         line = Prioritizer(subjects_per_event=self._subjects)
-        line._probes.probed_last, line._probes.passed_over = turns_of_suspects(look.view)
+        line.probes.probed_last, line.probes.passed_over = turns_of_suspects(look.view)
         for receipts in look.heads:
             line.put_back(receipts)
         if look.probed:
@@ -130,7 +130,7 @@ class Decider:
             "probe": batch.is_probe,
             "suspects": look.suspects,
             "waiting": _passed(batch, demand),
-            "window": tell(self.limiter, look.view, line._probes.probed_last, line._probes.passed_over),
+            "window": tell(self.limiter, look.view, line.probes.probed_last, line.probes.passed_over),
         }
         return Plan(batch, given)
 

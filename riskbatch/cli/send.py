@@ -54,7 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "             130 stopped by Ctrl-C, 143 by SIGTERM",
     )
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="what to send; - is standard input, as is nothing without --store")
+    add(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="what to send; - is standard input. If not given: standard input, or what is in --store",
+    )
     add("--check", action="store_true", help="read everything, send nothing, and say what would be sent")
     add(
         "--fields",

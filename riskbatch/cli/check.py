@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import riskbatch as rb
 
-from .records import CHUNK, Feed, Record
+from .records import Feed, Record
 from .report import FeedSignal, Report
 from .terminal import counted, duration
 
@@ -70,13 +70,12 @@ class Check:
         now = datetime.now(UTC)
         for chunk in chunks:
             now = datetime.now(UTC)
-            for start in range(0, len(chunk), CHUNK):
-                self._enter(self._feed.push(chunk[start : start + CHUNK]), now)
+            self._enter(self._feed.push(chunk), now)
         self._enter(self._feed.end(), now)
         self._report.counts["accepted"] = self._levels.total()
 
-    def _enter(self, records: Iterator[Record], now: datetime) -> None:
-        for record in records:
+    def _enter(self, records: Iterator[Record | None], now: datetime) -> None:
+        for record in filter(None, records):
             for signal in self._report.read(record, now):
                 self._count(signal, now)
             if not self._stops_at and self._report.is_hopeless():

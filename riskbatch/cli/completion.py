@@ -99,9 +99,14 @@ def _parsers(path: _Path, parser: argparse.ArgumentParser) -> Iterator[tuple[_Pa
         yield from _parsers((*path, name), each)
 
 
+def _group(parser: argparse.ArgumentParser) -> "argparse._SubParsersAction[argparse.ArgumentParser] | None":
+    """Return what holds the commands or verbs of *parser*."""
+    return next((action for action in parser._actions if isinstance(action, argparse._SubParsersAction)), None)
+
+
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return dict(groups[0].choices) if groups else {}
+    group = _group(parser)
+    return dict(group.choices) if group else {}
 
 
 def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -109,11 +114,7 @@ def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def _positionals(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    return [
-        action
-        for action in parser._actions
-        if not action.option_strings and not isinstance(action, argparse._SubParsersAction)
-    ]
+    return [action for action in parser._actions if not action.option_strings and action is not _group(parser)]
 
 
 # -- bash
@@ -170,11 +171,9 @@ def _zsh_function(function: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _zsh_names(parser: argparse.ArgumentParser) -> str:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            lines = {each.dest: each.help or "" for each in action._choices_actions}
-            return " ".join(shlex.quote(f"{name}:{lines.get(name, '')}") for name in action.choices)
-    return ""
+    if (group := _group(parser)) is None:
+        return ""
+    return " ".join(shlex.quote(f"{each.dest}:{each.help or ''}") for each in group._choices_actions)
 
 
 def _zsh_option(action: argparse.Action) -> str:

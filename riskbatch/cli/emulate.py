@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO
@@ -62,9 +62,7 @@ def run(options: argparse.Namespace) -> int:
     """Run a local Okta until Ctrl-C and return the exit status."""
     if not options.service_app and (options.key is not None or options.no_dpop):
         raise rb.ConfigurationError("--key and --no-dpop are for --service-app; give that too")
-    if not options.service_app:
-        return asyncio.run(_Emulation(options, None, sys.stdout).run())
-    with _key_path(options.key) as path:
+    with _key_path(options.key) if options.service_app else nullcontext() as path:
         return asyncio.run(_Emulation(options, path, sys.stdout).run())
 
 

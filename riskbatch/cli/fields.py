@@ -83,7 +83,7 @@ class Fields:
         """
         Yield each signal of a record's *value*, or why there is none, with the part of the record that it stands for.
 
-        A bad subject of a RiskEvent does not take its companions down. *now* is the timestamp of signals without one.
+        A bad subject of a RiskEvent is refused alone. *now* is the timestamp of signals without one.
         """
         now = now or datetime.now(UTC)
         if isinstance(value, str) and self.level is not None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import riskbatch as rb
 
 from ..stores.sqlite.imports import Import, Imported, importing
-from .records import CHUNK, Feed
+from .records import Feed
 from .report import FeedSignal, Report
 from .source import Source
 from .terminal import counted
@@ -39,17 +39,17 @@ async def lots(source: Source, feed: Feed, report: Report, skip: int = 0) -> Asy
     while chunk:
         chunk = await source.read()
         now, lot = datetime.now(UTC), list[FeedSignal]()
-        for start in range(0, len(chunk) or 1, CHUNK):
-            for record in feed.steps(chunk[start : start + CHUNK]) if chunk else feed.last_steps():
-                if record is None:
-                    pass
-                elif skip > 0:
-                    skip -= 1
-                else:
-                    lot += report.read(record, now)
-                if time.perf_counter() > turn_ends:
-                    await asyncio.sleep(0)
-                    turn_ends = time.perf_counter() + TURN
+        for record in feed.push(chunk) if chunk else feed.end():
+            if record is None:
+                pass
+            elif skip > 0:
+                skip -= 1
+            else:
+                lot += report.read(record, now)
+                report.give_up_if_hopeless()
+            if time.perf_counter() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.perf_counter() + TURN
         yield lot
 
 

@@ -2,20 +2,23 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 
 from ..signals import RiskSignal
-from .records import CHUNK, Feed, signals
+from .fields import Fields
+from .records import Feed, from_rejected_line
+from .source import READ
 from .terminal import Screen, counted, printable
 
 
 def recorded(name: str) -> Iterator[RiskSignal]:
     """Yield the valid signals of the file *name*; a line on stderr says how many records are none."""
-    feed, refused = Feed(None, name), 0
+    feed, fields, refused = Feed(None, name), Fields(), 0
     with open(name, "rb") as file:
-        chunks = iter(lambda: file.read(CHUNK), b"")
-        for records in (*(feed.push(chunk) for chunk in chunks), feed.end()):
-            for record in records:
-                for found, _ in signals(record.value):
+        chunks = iter(lambda: file.read(READ), b"")
+        for records in chain(map(feed.push, chunks), [feed.end()]):
+            for record in filter(None, records):
+                for found, _ in fields.signals(from_rejected_line(record).value):
                     if isinstance(found, RiskSignal):
                         yield found
                     else:

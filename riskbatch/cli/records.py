@@ -6,14 +6,13 @@ with an error and the rest goes on; no more than `MAX_RECORD` bytes are ever kep
 """
 
 import json
+import os
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Protocol
 
-from ..signals import RiskSignal
-from .fields import Fields, Refusal
+from .fields import Fields
 from .formats.json_stream import JsonStream
-from .formats.lines import COMMENTS, AddressLines, JsonLines, begins_with_address
+from .formats.lines import COMMENTS, LineRecords, address_line, begins_with_address, json_line
 from .formats.record import BOM, MAX_RECORD, SHOWN, Record, Unreadable, parsed
 from .formats.table import MAX_ROW, CsvRows
 
@@ -23,17 +22,14 @@ __all__ = [
     "MAX_RECORD",
     "MAX_ROW",
     "Feed",
-    "Fields",
     "Record",
-    "Refusal",
     "Unreadable",
     "from_rejected_line",
     "refusal",
-    "signals",
 ]
 
 FORMATS = ("jsonl", "json", "csv", "list")
-CHUNK = 2 * 1024  # bytes to push at a time: some 2 ms of parsing at the worst, between two turns of the event loop
+CHUNK = 2 * 1024  # bytes read in a step: some 2 ms of parsing at the worst, between two turns of the event loop
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _READ_ALL = Fields()
 
@@ -77,48 +73,39 @@ class Feed:
 
     def __init__(self, form: str | None = None, name: str = "", fields: Fields = _READ_ALL) -> None:
         self.form = form
-        self._suffix = name[name.rfind(".") :].lower() if "." in name else ""
+        self._suffix = os.path.splitext(name)[1].lower()
         self._fields = fields
         self._head = b""
         self._told = 0  # bytes of the head that hold nothing but comments and blank lines
         self._reader: _Reader | None = None
 
-    def push(self, chunk: bytes) -> Iterator[Record]:
+    def push(self, chunk: bytes) -> Iterator[Record | None]:
         """
-        Yield the records that *chunk* completes.
+        Yield the records that *chunk* completes, and `None` where time has passed without a record.
 
         Raises:
             Unreadable: It is no text in UTF-8, the first row of a CSV is no header, or a list has no level.
         """
-        return (record for record in self.steps(chunk) if record is not None)
+        for start in range(0, len(chunk), CHUNK):
+            piece = chunk[start : start + CHUNK]
+            if self._reader is not None:
+                yield from self._reader.push(piece)
+            else:
+                self._head += piece
+                if self._is_known(ended=False):
+                    yield from self.push(self._open())
+            yield None
 
-    def end(self) -> Iterator[Record]:
+    def end(self) -> Iterator[Record | None]:
         """
-        Yield what is left at the end of the stream.
+        Yield what is left at the end of the stream, and `None` as `push` does.
 
         Raises:
             Unreadable: As `push`.
         """
-        return (record for record in self.last_steps() if record is not None)
-
-    def steps(self, chunk: bytes) -> Iterator[Record | None]:
-        """Do what `push` does, and yield `None` where time has passed without a record."""
-        if self._reader is None:
-            self._head += chunk
-            if not self._is_known(ended=False):
-                return
-            chunk = self._open()
-        assert self._reader is not None  # noqa: S101 - _open() has made it
-        for start in range(0, len(chunk), CHUNK):
-            yield from self._reader.push(chunk[start : start + CHUNK])
-            yield None
-
-    def last_steps(self) -> Iterator[Record | None]:
-        """Do what `end` does, and yield `None` where time has passed without a record."""
         if self._reader is None:
             self._is_known(ended=True)
-            head = self._open()
-            yield from self.steps(head)
+            yield from self.push(self._open())
         assert self._reader is not None  # noqa: S101 - _open() has made it
         yield from self._reader.end()
 
@@ -173,9 +160,9 @@ class Feed:
         elif self.form == "list":
             if self._fields.level is None:
                 raise Unreadable("the input is a list of addresses: --level HIGH, MEDIUM or LOW says their risk")
-            self._reader = AddressLines(end)
+            self._reader = LineRecords(address_line, end)
         else:
-            self._reader = JsonStream() if self.form == "json" else JsonLines()
+            self._reader = JsonStream() if self.form == "json" else LineRecords(json_line, end)
         return head
 
 
@@ -201,14 +188,7 @@ def _refuse_prefixed_json(line: bytes) -> None:
         raise Unreadable(f"{text}: sed 's/^[^{{]*//' FILE | riskbatch send -")
 
 
-# -- signals of records, and records that were refused
-
-
-def signals(
-    value: object, fields: Fields = _READ_ALL, now: datetime | None = None
-) -> Iterator[tuple[RiskSignal | Refusal, object]]:
-    """Yield each signal of a record's *value*, or why there is none; see `Fields.signals`."""
-    return fields.signals(value, now)
+# -- records that were refused
 
 
 def refusal(record: Record, number: int, outcome: str, reason: str, original: object, **more: object) -> str:

@@ -11,7 +11,8 @@ from attrs import define, frozen
 import riskbatch as rb
 
 from .exits import NOT_ACCEPTED
-from .records import Fields, Record, from_rejected_line, refusal
+from .fields import Fields
+from .records import Record, from_rejected_line, refusal
 from .terminal import Screen, Stop, because, counted, printable
 
 SHOWN = 10  # refused records shown where no file takes them
@@ -88,7 +89,6 @@ class Report:
     Attributes:
         fields, screen, stop: As given.
         tracks: Whether each signal that is read will be enqueued: `close` says then what became of it.
-        hopeless: Refusals without a single signal, after which `read` raises; `None` if it never does.
         records: Records read.
         signals: Signals read, those that are none included.
         last: The last record.
@@ -110,7 +110,6 @@ class Report:
         self.stop = stop
         self._kept = kept
         self.tracks = True
-        self.hopeless: int | None = HOPELESS
         self.records: int = 0
         self.signals: int = 0
         self.last: Record | None = None
@@ -127,9 +126,6 @@ class Report:
         Args:
             found: The record.
             now: The timestamp of signals that have none.
-
-        Raises:
-            NoSignals: Nothing of what was read so far is a signal, and it was much.
         """
         self.records += 1
         self.last = found
@@ -138,7 +134,6 @@ class Report:
             self.signals += 1
             more = {"cut": True} if record.cut else {}
             self._refuse(record, self.records, "invalid", record.error, record.value, kind=record.kind, **more)
-            self._give_up_if_hopeless()
             return []
         signals = []
         for signal, original in self.fields.signals(record.value, now):
@@ -147,19 +142,19 @@ class Report:
                 signals.append(FeedSignal.of(signal, record=record, number=self.records, original=original))
             else:
                 self._refuse(record, self.records, "invalid", signal.reason, original, kind=signal.kind)
-                self._give_up_if_hopeless()
         if self.tracks:
             self._under_way.update(dict.fromkeys(signals))
         return signals
 
-    def _give_up_if_hopeless(self) -> None:
-        refused = self.counts["invalid"]
-        if self.hopeless is not None and refused == self.signals and refused > self.hopeless:
-            raise NoSignals(f"there is no signal among the first {refused:,} refused; the feed must be something else")
-
     def is_hopeless(self) -> bool:
-        """Tell whether a run would give up here."""
+        """Tell whether nothing of what was read so far is a signal, and it was much."""
         return self.counts["invalid"] == self.signals > HOPELESS
+
+    def give_up_if_hopeless(self) -> None:
+        """Raise NoSignals if it is."""
+        if self.is_hopeless():
+            refused = self.counts["invalid"]
+            raise NoSignals(f"there is no signal among the first {refused:,} refused; the feed must be something else")
 
     def settled(self, receipt: rb.Receipt) -> None:
         """Enter the outcome of a signal."""
@@ -175,7 +170,7 @@ class Report:
             case rb.Rejected(reason=reason, code=code):
                 self._lose(signal, "rejected", f"Okta refused it: {reason}", code=code)
             case rb.Expired(may_have_arrived=maybe):
-                self._lose(signal, "expired", "its expiresAt passed before it could be sent", maybe)
+                self.expired(signal, maybe)
             case rb.Abandoned() if self._kept:
                 pass  # the client's statistics count them, and also those that were never loaded
             case rb.Abandoned(reason=reason, may_have_arrived=maybe):
@@ -183,9 +178,9 @@ class Report:
             case outcome:
                 self._lose(signal, "unsent", type(outcome).__name__.lower())
 
-    def expired(self, signal: FeedSignal) -> None:
-        """Enter a signal that expires before it could be sent."""
-        self._lose(signal, "expired", "its expiresAt passed before it could be sent")
+    def expired(self, signal: FeedSignal, maybe: bool = False) -> None:
+        """Enter a signal that expires before it could be sent; *maybe* it has arrived all the same."""
+        self._lose(signal, "expired", "its expiresAt passed before it could be sent", maybe)
 
     def close(self, why: str) -> None:
         """Enter as unsent what was read and never admitted."""

@@ -11,16 +11,16 @@ import riskbatch as rb
 
 from .check import Check
 from .exits import NOT_ACCEPTED
-from .fields import fields_of
-from .options import rate_limit
-from .records import FORMATS, Feed, Fields
+from .fields import Fields, fields_of
+from .options import explain, rate_limit
+from .records import FORMATS, Feed
 from .report import Report, write_report
 from .source import Source
 from .terminal import Screen, Stop
 
 HELP = "send a file or a stream of signals"
 
-DESCRIPTION = """\
+_ABOUT = """\
 Send a feed of signals to the org that OKTA_CLIENT_ORGURL names, with the API
 token in OKTA_CLIENT_TOKEN. (No option takes the token: it would show in `ps`.)
 
@@ -33,29 +33,33 @@ never end; HIGH goes first among the 10,000 signals read ahead.
 
 A record that is not accepted never stops the rest. Ctrl-C stops, and says what
 was sent."""
-EXAMPLES = """\
-examples:
-  riskbatch send feed.csv --check                      what would be sent?
-  riskbatch send feed.csv --rejected bad.jsonl
-  riskbatch send bad.jsonl --rejected worse.jsonl   once more, when it is fixed
-  riskbatch send blocklist.txt --level HIGH            an address a line
-  riskbatch send eve.json --fields ip=src_ip,message=alert.signature \\
-      --clean-messages --level MEDIUM
-  tail -F alerts.jsonl | riskbatch send - --limit 15/60s
-  riskbatch send feed.csv --store queue.db            stop and go on as you like
-  riskbatch send --store queue.db                      only what waits in it
-
-exit status: 0 all accepted, 1 something was not, 2 usage or configuration,
-             130 stopped by Ctrl-C, 143 by SIGTERM"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what `send` takes to *parser*."""
-    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.allow_abbrev = False  # an abbreviation that works today is ambiguous with the next option
+    explain(
+        parser,
+        _ABOUT,
+        "riskbatch send feed.csv --check                      what would be sent?",
+        "riskbatch send feed.csv --rejected bad.jsonl",
+        "riskbatch send bad.jsonl --rejected worse.jsonl   once more, when it is fixed",
+        "riskbatch send blocklist.txt --level HIGH            an address a line",
+        "riskbatch send eve.json --fields ip=src_ip,message=alert.signature \\",
+        "    --clean-messages --level MEDIUM",
+        "tail -F alerts.jsonl | riskbatch send - --limit 15/60s",
+        "riskbatch send feed.csv --store queue.db            stop and go on as you like",
+        "riskbatch send --store queue.db                      only what waits in it",
+        "",
+        "exit status: 0 all accepted, 1 something was not, 2 usage or configuration,",
+        "             130 stopped by Ctrl-C, 143 by SIGTERM",
+    )
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="what to send; - is standard input, as is nothing without --store")
+    add(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="what to send; - is standard input. If not given: standard input, or what is in --store",
+    )
     add("--check", action="store_true", help="read everything, send nothing, and say what would be sent")
     add(
         "--fields",
@@ -102,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         feed = Feed(options.format, "" if options.file == "-" else options.file, fields)
         told = Report(fields, Screen(sys.stderr), rejected, Stop(), kept=options.store is not None)
         if options.check:
-            told.tracks, told.hopeless = False, None
+            told.tracks = False
             return _check(options, source, feed, told, report)
         told.tracks = options.store is None or source.size is None
         return asyncio.run(Sending(options, source, feed, told, report).run())

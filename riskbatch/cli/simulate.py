@@ -3,10 +3,8 @@
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from attrs import evolve
 
 from ..errors import ConfigurationError
 from ..limiter import RateLimit
@@ -17,7 +15,7 @@ from .recorded import recorded
 from .terminal import Screen, counted, duration, printable
 
 if TYPE_CHECKING:
-    from ..simulation import Arrival, Result, SimulatedClient, Simulation, Traffic
+    from ..simulation import Arrival, Simulation, Traffic
 
 _CLIENT_OPTIONS = {"reserve": 3, "subjects_per_event": 1, "coalesce": False, "capacity": 1_000_000}  # and defaults
 
@@ -117,11 +115,15 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         check_plot(options.plot)
     arrivals = None if options.replay is None else list(simulation.replay(recorded(options.replay)))
-    simulated = _simulation(options, arrivals)
+    screen = Screen(sys.stderr)
+    simulated = _simulation(options, arrivals, screen)
     clients = [simulation.riskbatch]
     if options.compare:
         clients += [simulation.fifo_by_hand, simulation.priority_by_hand]
-    results = _results(simulated, clients)
+    try:
+        results = [simulated.run(client) for client in clients]
+    finally:
+        screen.clear()
     setting = _setting(options, simulated.seconds, arrivals)
     if options.json:
         print(json.dumps(simulation.to_json(results, _setting_to_json(options, setting, simulated.seconds)), indent=2))
@@ -132,22 +134,13 @@ def run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _results(simulated: "Simulation", clients: "Sequence[SimulatedClient]") -> "list[Result]":
-    """Run the simulation with each of *clients*; on a terminal, a line on stderr shows how far it is."""
-    screen = Screen(sys.stderr)
+def _simulation(options: argparse.Namespace, arrivals: "list[Arrival] | None", screen: Screen) -> "Simulation":
+    """Return what to simulate; on a terminal, a line on *screen* shows how far it is."""
+    from ..simulation import Simulation  # noqa: PLC0415 - imports aiohttp
 
     def progress(name: str, share: float) -> None:
         if screen.tty:
             screen.draw(f"simulating {name}: {share:.0%}")
-
-    try:
-        return [evolve(simulated, progress=progress).run(client) for client in clients]
-    finally:
-        screen.clear()
-
-
-def _simulation(options: argparse.Namespace, arrivals: "list[Arrival] | None") -> "Simulation":
-    from ..simulation import Simulation  # noqa: PLC0415 - imports aiohttp
 
     traffic = _traffic(options)
     length = options.seconds or (max(60.0, arrivals[-1].at + 60.0) if arrivals else 3600.0)
@@ -158,6 +151,7 @@ def _simulation(options: argparse.Namespace, arrivals: "list[Arrival] | None") -
         options.latency,
         options.window,
         {name: getattr(options, name) for name in _CLIENT_OPTIONS} | {"when_full": "shed"},
+        progress,
     )
 
 

@@ -17,7 +17,7 @@ _LONGEST = 2_000  # characters of a line that is written
 
 class Stop:
     """
-    Asked by a signal, a fault or a reader who left: end in good order; asked twice, at once.
+    A request to end, by a signal or a fault: the first ends in good order, the second at once.
 
     Attributes:
         why: What asked first.
@@ -79,7 +79,7 @@ class Screen:
     """
     Whole lines, and on a terminal one more that is redrawn in place below them.
 
-    A stream that is closed or broken takes nothing and hurts nobody: progress is not worth the sending.
+    Nothing is written to a stream that is closed or broken, and it is no error: sending goes on.
     """
 
     def __init__(self, stream: TextIO | None) -> None:

@@ -16,7 +16,7 @@ _POINTS = 3_000  # a panel shows no more; a file with vectors would become too l
 
 def check_plot(path: str) -> None:
     """
-    Raise ConfigurationError if a picture cannot be written to *path*, so that nobody waits for it in vain.
+    Raise ConfigurationError if a picture cannot be written to *path*. It is called before the simulation runs.
 
     matplotlib must be installed, the folder must exist, and the suffix must be one that matplotlib can write.
     """

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from attrs import field, frozen
 from multidict import CIMultiDict
@@ -51,7 +51,7 @@ class Simulation:
     seconds: float = 3600.0
     budget: RateLimit = field(factory=RateLimit)
     latency: float = 0.25
-    window: str = "sliding"
+    window: Literal["fixed", "sliding"] = "sliding"
     options: Mapping[str, Any] = field(factory=dict)
     progress: Callable[[str, float], None] = _ignore
 
@@ -75,8 +75,8 @@ class LocalOrg:
     """Answers like Okta after the latency of *simulation*, without a socket, and counts in *result*."""
 
     def __init__(self, simulation: Simulation, result: Result) -> None:
-        budget, window = simulation.budget, simulation.window
-        self._org = Org(limit=budget.requests, period=budget.period, window="fixed" if window == "fixed" else "sliding")
+        budget = simulation.budget
+        self._org = Org(limit=budget.requests, period=budget.period, window=simulation.window)
         self._latency = simulation.latency
         self._result = result
 

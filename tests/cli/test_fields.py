@@ -10,7 +10,7 @@ from test_records import json_values, read
 
 import riskbatch as rb
 from riskbatch.cli.fields import Fields, Refusal, fields_of
-from riskbatch.cli.records import Record, from_rejected_line, refusal, signals
+from riskbatch.cli.records import Record, from_rejected_line, refusal
 
 examples = settings(max_examples=budget(15, 60), deadline=None)  # a busy machine is no failure
 GOOD = {"ip": "203.0.113.7", "riskLevel": "HIGH"}
@@ -18,7 +18,7 @@ GOOD = {"ip": "203.0.113.7", "riskLevel": "HIGH"}
 
 def only(value: object, fields: Fields | None = None) -> rb.RiskSignal | Refusal:
     """Return the one signal, or refusal, of *value*."""
-    ((found, _),) = signals(value, fields or Fields())
+    ((found, _),) = (fields or Fields()).signals(value)
     return found
 
 
@@ -27,7 +27,7 @@ def test_a_bad_subject_does_not_take_its_companions_down():
     good = {"ip": "1.1.1.1", "riskLevel": "HIGH"}
     event = {"timestamp": "2021-01-20T00:00:00.001Z", "subjects": [good, {"ip": "x", "riskLevel": "LOW"}, good]}
 
-    (first, _), (bad, part), (last, _) = signals(event)
+    (first, _), (bad, part), (last, _) = Fields().signals(event)
 
     assert isinstance(first, rb.RiskSignal)
     assert isinstance(last, rb.RiskSignal)
@@ -37,7 +37,7 @@ def test_a_bad_subject_does_not_take_its_companions_down():
 
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, {"subjects": []}, {"subjects": 1}, {"ip": "1.1.1.1", "x": 1}])
 def test_what_is_no_signal_is_a_reason(value):
-    ((reason, original),) = signals(value)
+    ((reason, original),) = Fields().signals(value)
 
     assert isinstance(reason, Refusal)
     assert original == value
@@ -137,7 +137,7 @@ def test_a_level_is_for_records_that_have_none():
     assert only({"ip": "1.1.1.1", "riskLevel": "medium"}, fields).risk_level is rb.RiskLevel.MEDIUM
     assert only("1.1.1.1", fields).ip == "1.1.1.1"
     event = {"subjects": [{"ip": "1.1.1.1"}, {"ip": "1.1.1.2", "riskLevel": "HIGH"}]}
-    assert [found.risk_level.value for found, _ in signals(event, fields)] == ["LOW", "HIGH"]
+    assert [found.risk_level.value for found, _ in fields.signals(event)] == ["LOW", "HIGH"]
 
 
 def test_messages_are_cleaned_only_where_asked():
@@ -155,7 +155,7 @@ def test_signals_without_a_time_share_the_one_that_is_given():
 
     now = datetime(2026, 1, 1, tzinfo=UTC)
     event = {"subjects": [GOOD, GOOD]}
-    found = [each for value in (GOOD, {**GOOD, "timestamp": None}, event) for each, _ in signals(value, Fields(), now)]
+    found = [each for value in (GOOD, {**GOOD, "timestamp": None}, event) for each, _ in Fields().signals(value, now)]
 
     assert {each.timestamp for each in found} == {now}
 
@@ -227,5 +227,5 @@ def test_a_header_is_told_what_is_unknown_and_what_is_missing():
 def test_whatever_comes_is_a_signal_or_a_refusal(value):
     """Nothing else escapes, with any way of reading."""
     for fields in (Fields(), Fields({"ip": "a.b"}, rb.RiskLevel.LOW, True)):
-        for found, _ in signals(value, fields):
+        for found, _ in fields.signals(value):
             assert isinstance(found, rb.RiskSignal | Refusal)

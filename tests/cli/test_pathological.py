@@ -11,7 +11,7 @@ from budget import budget
 import riskbatch as rb
 from riskbatch.cli import reader, terminal
 from riskbatch.cli.fields import Fields
-from riskbatch.cli.records import CHUNK, MAX_ROW, Feed, Record, Unreadable
+from riskbatch.cli.records import MAX_ROW, Feed, Record, Unreadable
 from riskbatch.cli.report import Report
 
 SIZE = budget(256 * 1024, 1024 * 1024)  # bytes
@@ -26,8 +26,7 @@ def filled(unit: bytes, head: bytes = b"") -> bytes:
 
 def read(data: bytes) -> list[Record]:
     feed = Feed(None, fields=LOW)
-    found = [record for start in range(0, len(data), CHUNK) for record in feed.push(data[start : start + CHUNK])]
-    return [*found, *feed.end()]
+    return [record for record in (*feed.push(data), *feed.end()) if record is not None]
 
 
 PATHOLOGICAL = {
@@ -68,7 +67,7 @@ def test_a_megabyte_of_it_is_read_in_time_that_grows_with_its_length_alone(name)
 @pytest.mark.parametrize(
     "name", ["cells that open and close", "an open quote and pairs of quotes", "a quote a line", "open objects"]
 )
-async def test_the_loop_has_its_turn_while_it_is_read(name):
+async def test_the_loop_has_its_turn_while_it_is_read(name, monkeypatch):
     """Between two turns there are some milliseconds of work, whatever the feed is; measured in processor time."""
 
     class Bytes:
@@ -89,7 +88,7 @@ async def test_the_loop_has_its_turn_while_it_is_read(name):
             await asyncio.sleep(0)
 
     report = Report(LOW, terminal.Screen(None), None, terminal.Stop())
-    report.hopeless = None
+    monkeypatch.setattr("riskbatch.cli.report.HOPELESS", SIZE)
     looking = asyncio.create_task(look())
     async for _ in reader.lots(Bytes(), Feed(None, fields=LOW), report):
         pass

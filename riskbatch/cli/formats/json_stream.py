@@ -68,7 +68,8 @@ class JsonStream:
                 self._keep(chunk[begin:start])
                 yield from self._take(b"")
                 begin = start
-                self._begin_element()
+                self._open = [b"[", b"{"] if self._in_array else [b"{"]
+                self._last = b"{"
             elif self._fault:
                 self._last = token
             elif self._ends(token):
@@ -163,13 +164,7 @@ class JsonStream:
 
     def _is_next(self, token: bytes) -> bool:
         """Tell whether the element after one that was given up begins with *token*."""
-        if not self._fault:
-            return False
-        return token == b"{" and self._last in (b",", b"\n")
-
-    def _begin_element(self) -> None:
-        self._open = [b"[", b"{"] if self._in_array else [b"{"]
-        self._last = b"{"
+        return bool(self._fault) and token == b"{" and self._last in (b",", b"\n")
 
     # -- what is kept
 

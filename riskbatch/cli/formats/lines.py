@@ -1,7 +1,7 @@
 """A stream in lines: JSON Lines, and lists with an address a line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_interface
 
 from .record import BOM, MAX_RECORD, Record, parsed, too_long
@@ -55,11 +55,18 @@ class Lines:
         return line
 
 
-class JsonLines:
-    """One JSON value a line; blank lines are passed over."""
+class LineRecords:
+    """
+    One record a line.
 
-    def __init__(self) -> None:
-        self._lines = Lines()
+    Args:
+        read: Returns the record in the line of that number; `None` if the line holds none.
+        end: What ends a line.
+    """
+
+    def __init__(self, read: Callable[[int, bytes], Record | None], end: bytes = b"\n") -> None:
+        self._read = read
+        self._lines = Lines(end)
 
     @property
     def kept(self) -> int:
@@ -71,15 +78,25 @@ class JsonLines:
         return self._records(self._lines.push(chunk))
 
     def end(self) -> Iterator[Record]:
-        """Yield the last line, if no newline ended it."""
+        """Yield the last line, if nothing ended it."""
         return self._records(self._lines.end())
 
     def _records(self, lines: Iterator[tuple[int, bytes, bool]]) -> Iterator[Record]:
         for number, line, complete in lines:
-            if not complete:
-                yield too_long(number, line)
-            elif line.removeprefix(BOM).strip():
-                yield parsed(number, line)
+            record = self._read(number, line) if complete else too_long(number, line)
+            if record is not None:
+                yield record
+
+
+def json_line(number: int, line: bytes) -> Record | None:
+    """Return the JSON value in *line*; `None` if it is blank."""
+    return parsed(number, line) if line.removeprefix(BOM).strip() else None
+
+
+def address_line(number: int, line: bytes) -> Record | None:
+    """Return the address that *line* begins with; `None` if it is blank or a comment."""
+    text = line.removeprefix(BOM).strip()
+    return Record(number, {"ip": first_word(text)}) if text and not text.startswith(COMMENTS) else None
 
 
 def first_word(line: bytes) -> str:
@@ -101,36 +118,3 @@ def begins_with_address(line: bytes, *, is_table: bool) -> bool:
     except ValueError:
         return False
     return True
-
-
-class AddressLines:
-    """
-    One address a line. What follows it is ignored, and so are lines that begin with `#` or `;`.
-
-    Args:
-        end: What ends a line.
-    """
-
-    def __init__(self, end: bytes = b"\n") -> None:
-        self._lines = Lines(end)
-
-    @property
-    def kept(self) -> int:
-        """Bytes that wait for the rest of their line."""
-        return self._lines.kept
-
-    def push(self, chunk: bytes) -> Iterator[Record]:
-        """Yield the records that *chunk* completes."""
-        return self._records(self._lines.push(chunk))
-
-    def end(self) -> Iterator[Record]:
-        """Yield the last line, if nothing ended it."""
-        return self._records(self._lines.end())
-
-    def _records(self, lines: Iterator[tuple[int, bytes, bool]]) -> Iterator[Record]:
-        for number, line, complete in lines:
-            text = line.removeprefix(BOM).strip()
-            if not complete:
-                yield too_long(number, line)
-            elif text and not text.startswith(COMMENTS):
-                yield Record(number, {"ip": first_word(text)})

@@ -165,7 +165,7 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                     await asyncio.sleep(0.1)
             assert okta.most_in_any_window(PERIOD) <= 30
             assert acknowledged - unknown <= {one.ip for one in okta.signals}
-            assert len(acknowledged) > 100
+            assert len(acknowledged) > 10 * SECONDS
             assert [ip for one in everybody for ip in one.twice] == []
             assert {outcome for one in everybody for outcome in one.settled.values()} == {"Accepted"}
             assert "flush" in dangers or fleet.admitted == fleet.accepted

@@ -31,6 +31,7 @@ from riskbatch.stores.valkey import admin
 REPLICA = Path(__file__).with_name("fleet_replica.py")
 PERIOD = 2.0  # seconds: a minute in a thirtieth
 LEASE = 0.6
+GIVEN_BACK = 6 * LEASE  # seconds in which whoever lives, and was frozen meanwhile, gives an engine back what it forgot
 SECONDS = float(os.environ.get("RISKBATCH_FLEET_SECONDS", budget("3", "60")))  # of chaos
 BEFORE = 5  # HIGH before the misfortune
 
@@ -132,7 +133,7 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                 match rng.choice(dangers):
                     case "kill":
                         await living[number].kill()
-                        if loop.time() < flushed_at + 2 * LEASE:  # it may not have given back what it knew
+                        if loop.time() < flushed_at + GIVEN_BACK:
                             unknown.update(living[number].acknowledged)
                         living[number] = await start()
                     case "flush":
@@ -154,6 +155,7 @@ async def test_a_fleet_that_is_killed_and_frozen_keeps_the_window_and_loses_noth
                         engine.freeze()
                         await asyncio.sleep(rng.uniform(0.1, 2 * LEASE))
                         engine.thaw()
+            await asyncio.sleep(max(0.0, flushed_at + GIVEN_BACK - loop.time()))
             for one in everybody:
                 await one.kill()
             acknowledged = {ip for one in everybody for ip in one.acknowledged}

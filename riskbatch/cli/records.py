@@ -159,7 +159,7 @@ class Feed:
             self._reader = CsvRows(self._fields.fault_of_header, end)
         elif self.form == "list":
             if self._fields.level is None:
-                raise Unreadable("the input is a list of addresses: --level HIGH, MEDIUM or LOW says their risk")
+                raise Unreadable("the input is a list of addresses: send --level HIGH, MEDIUM or LOW says their risk")
             self._reader = LineRecords(address_line, end)
         else:
             self._reader = JsonStream() if self.form == "json" else LineRecords(json_line, end)

@@ -5,18 +5,19 @@ The file of a `SqliteStore`: its schema and versions, how it is made, opened, ch
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from attrs import frozen
+
 from ...errors import StoreError
 from ...log import log_fields
 from ...signals import RiskLevel
-from .. import Snapshot
 from .lock import Ownership
-from .rows import NUMBER, TIMES, span, to_time, value_of
+from .rows import TIMES, count, newest, to_time, value_of
 
 logger = logging.getLogger("riskbatch")
 
@@ -84,6 +85,22 @@ _PLAIN = frozenset(
         "unable to open database file",
     }
 )
+
+
+@frozen
+class Snapshot:
+    """
+    What a store held when it was opened.
+
+    Attributes:
+        newest: The largest row in use; 0 if there is none.
+        waiting: How many signals wait, by level.
+        next_expiry: The earliest `expires_at` among them.
+    """
+
+    newest: int
+    waiting: Mapping[RiskLevel, int]
+    next_expiry: datetime | None
 
 
 # -- its life
@@ -170,17 +187,12 @@ def create(path: str) -> None:
 
 def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
     """Note that the file has an owner again, and return what it holds."""
-    waiting, newest = {}, 0
-    for level in RiskLevel:
-        between = "FROM signals WHERE id > ? AND id < ?", span(level)
-        waiting[level] = value_of(db.execute(f"SELECT count(*) {between[0]}", between[1]))
-        last = value_of(db.execute(f"SELECT max(id) {between[0]}", between[1]))
-        newest = max(newest, (last or 0) & NUMBER)
+    last = newest(db)
     sql = "SELECT clean, suspect_until FROM state WHERE typeof(clean) = 'integer' AND typeof(suspect_until) = 'integer'"
     # Without its row, the file was damaged. Who was killed cannot have said what was in flight.
-    clean, suspect_until = db.execute(sql).fetchone() or (0, newest)
-    if not clean or newest == 0:  # with nothing left, the numbers begin again
-        suspect_until = newest
+    clean, suspect_until = db.execute(sql).fetchone() or (0, last)
+    if not clean or last == 0:  # with nothing left, the numbers begin again
+        suspect_until = last
     with transaction(db):
         db.execute("DELETE FROM state")
         db.execute("INSERT INTO state VALUES (0, ?)", (suspect_until,))
@@ -190,7 +202,7 @@ def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
             db.execute("CREATE INDEX IF NOT EXISTS signals_by_ip ON signals (ip)")
         else:
             db.execute("DROP INDEX IF EXISTS signals_by_ip")
-    return Snapshot(newest, waiting, next_expiry(db, TIMES[0]))
+    return Snapshot(last, count(db), next_expiry(db, TIMES[0]))
 
 
 def mark_closed(db: sqlite3.Connection) -> None:

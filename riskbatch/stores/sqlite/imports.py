@@ -54,7 +54,7 @@ class Import:
         self._db = db
         self._path = path
         db.execute(_TABLE)
-        self._next = (rows.value_of(db.execute("SELECT max(id & ?) FROM signals", (rows.NUMBER,))) or 0) + 1
+        self._next = rows.newest(db) + 1
 
     def same(self, digest: str) -> Imported | None:
         """Return the import of the very same content, read in the same way."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import queue
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from attrs import define
 
 from ...errors import StoreError
 from ...log import log_fields
-from .. import Snapshot
 from . import file
 from .rows import to_int, value_of
 
@@ -78,6 +78,13 @@ class Writer:
         keep: How long settled signals stay.
         loop: On which the futures are.
         by_address: Whether signals will be found by their addresses.
+
+    Attributes:
+        thread: Has the file open, once it is started.
+        operations: What it serves.
+        refusal: Why nothing is served any more.
+        opened: What the file held; or why it could not be opened.
+        ended: Whether the file is closed.
     """
 
     def __init__(
@@ -90,9 +97,10 @@ class Writer:
         by_address: bool,
     ) -> None:
         self.path = path
+        self.thread = threading.Thread(target=self._run, name=f"riskbatch store {path}", daemon=True)
         self.operations: queue.SimpleQueue[Operation] = queue.SimpleQueue()
-        self.refusal: str | None = None  # why nothing is served any more
-        self.opened: asyncio.Future[Snapshot] = loop.create_future()
+        self.refusal: str | None = None
+        self.opened: asyncio.Future[file.Snapshot] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._synchronous = synchronous
         self._keep = keep
@@ -103,7 +111,7 @@ class Writer:
         self._is_behind = False  # what is owed could not be written, and that was logged
         self._tidy_at = 0.0
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Open the file and serve; the body of the thread."""
         try:
             with file.owned(self.path) as self._owner, closing(file.connect(self.path, self._synchronous)) as self._db:
@@ -137,10 +145,10 @@ class Writer:
         """Give *results*, on the event loop, to those who wait; those of one transaction in a turn of the loop."""
         self._undelivered.append(results)
         if len(self._undelivered) == 1:
-            self._deliver_first()
+            self._loop.call_soon(self._deliver_first)
 
     def _deliver_first(self) -> None:
-        for done, result in self._undelivered[0]:  # in the order in which those who wait shall go on
+        for done, result in self._undelivered.popleft():  # in the order in which those who wait shall go on
             if done.done():  # cancelled
                 continue
             if isinstance(result, BaseException):
@@ -148,12 +156,8 @@ class Writer:
                 done.exception()  # whoever was cancelled does not look
             else:
                 done.set_result(result)
-        self._loop.call_soon(self._deliver_next)
-
-    def _deliver_next(self) -> None:
-        self._undelivered.popleft()
         if self._undelivered:
-            self._deliver_first()
+            self._loop.call_soon(self._deliver_first)
 
     def _failure(self, error: Exception) -> StoreError:
         return error if isinstance(error, StoreError) else StoreError(f"{self.path}: {file.reason(error)}")

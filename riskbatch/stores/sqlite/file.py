@@ -26,6 +26,7 @@ Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 SQLITE = (3, 33, 0)  # the first with UPDATE FROM, of 2020
 APPLICATION_ID = 0x52424154  # "RBAT", in the file's header
 VERSION = 2
+# Only earlier versions wrote into it. imports.py reads it, so that what they had begun is not sent twice.
 _FEEDS = """
 CREATE TABLE feeds (
     name TEXT PRIMARY KEY,  -- the path of what `riskbatch send` reads

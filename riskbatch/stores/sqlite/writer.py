@@ -31,6 +31,7 @@ logger = logging.getLogger("riskbatch")
 _T = TypeVar("_T")
 GROUP = 256  # rows a transaction: those who wait for them wake in one turn of the event loop, in some 3 ms
 _RETRY = 1.0  # seconds until an owed write that failed is tried again
+_FAILURES = (StoreError, sqlite3.Error, OSError)
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs, and whether it is still there
 
 
@@ -121,7 +122,7 @@ class Writer:
                 self._serve()
                 self._owner.check()
                 file.mark_closed(self._db)
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             self._call(self._end, self._failure(error))
         except BaseException as error:
             found = log_fields("store_failed", reason=type(error).__name__)
@@ -205,35 +206,29 @@ class Writer:
     def _write(self, writes: Sequence[Write]) -> None:
         """Write all or, if that fails, one after the other: what is settled may make room for what comes."""
         self._owed = []
-        try:
-            self._repairing(lambda: self._transact(writes))
-        except (StoreError, sqlite3.Error, OSError) as error:
-            if len(writes) > 1:
-                for write in writes:
-                    self._write_alone(write, error)
-            else:
-                self._put_off(writes[0], error)
-        else:
-            self._post(_results(writes, None))
+        failure = self._try(writes)
+        for write in writes if failure else ():
+            alone = failure
+            if len(writes) > 1 and not (write.is_owed and self._owed):  # what is owed keeps its order
+                alone = self._try([write])
+            if alone:
+                self._put_off(write, alone)
         if self._is_behind and not self._owed:
             self._is_behind = False
             found = log_fields("store_recovered")
             logger.warning("%s has been told of all that is settled", self.path, extra=found)
 
-    def _write_alone(self, write: Write, error_before: Exception) -> None:
-        if write.is_owed and self._owed:  # those before it come first
-            self._put_off(write, error_before)
-            return
+    def _try(self, writes: Sequence[Write]) -> StoreError | None:
+        """Write all and tell those who wait, or return why nothing was written."""
         try:
-            self._repairing(lambda: self._transact([write]))
-        except (StoreError, sqlite3.Error, OSError) as error:
-            self._put_off(write, error)
-        else:
-            self._post(_results([write], None))
+            self._repairing(lambda: self._transact(writes))
+        except _FAILURES as error:
+            return self._failure(error)
+        self._post(_results(writes, None))
+        return None
 
-    def _put_off(self, write: Write, error: Exception) -> None:
+    def _put_off(self, write: Write, failure: StoreError) -> None:
         """Tell who waits for *write* that it failed; if it is owed, it is tried again every second."""
-        failure = self._failure(error)
         self._post(_results([write], failure))
         if not write.is_owed:
             return
@@ -253,7 +248,7 @@ class Writer:
         result: Any
         try:
             result = self._repairing(lambda: read.question(self._db))
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             result = self._failure(error)
         except Exception as error:
             result = StoreError(f"{self.path}: {type(error).__name__}")

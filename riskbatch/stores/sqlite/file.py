@@ -285,21 +285,16 @@ def rebuild(path: str, damage: str) -> None:
                     pass
     except sqlite3.DatabaseError:
         raise StoreError(f"{path} is damaged: {damage}") from None
-    _drop_indexes(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")  # DROP INDEX would read the indexes, which cannot be done
+        db.execute("DELETE FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+        db.execute("PRAGMA writable_schema=RESET")
         db.execute("VACUUM")
         db.executescript(_INDEXES)
     if damage_left := find_damage(path):
         raise StoreError(f"{path} is damaged: {damage_left}")
     text = "%s was damaged (%s); its indexes have been made anew, and its signals are whole"
     logger.warning(text, path, damage, extra=log_fields("store_rebuilt", reason=damage))
-
-
-def _drop_indexes(path: str) -> None:
-    """Take the indexes out of the schema without reading them, which cannot be done."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA writable_schema=ON")
-        db.execute("DELETE FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
 
 
 def reason(error: Exception) -> str:

@@ -89,6 +89,22 @@ async def test_a_damaged_row_stops_no_other(path, caplog, capsys, damage):
     assert len(in_file(path)) == 1
 
 
+@pytest.mark.parametrize("key", ["id + (3 << 60)", "id - (4 << 60)", "-5", "0"])
+async def test_a_damaged_key_stops_no_other(path, caplog, key):
+    """A row whose number is of no level counts for nothing, even if it seems to expire or to be superseded."""
+    await fill(path, signals(600, message="seen", expires_at=soon(3600)))
+    change(path, f"UPDATE signals SET id = {key}, expires_at = 1 WHERE ip = ?", ip(300))
+    caplog.clear()
+    accepting = Accepting()
+    async with client(path, accepting, coalesce=True) as c:
+        await c.enqueue(signals(1, start=300)[0])
+        assert await asyncio.wait_for(c.flush(20), 25) == 0
+        assert (c.statistics().accepted, c.statistics().waiting) == (600, 0)
+    assert sorted(accepting.carried) == sorted(ip(number) for number in range(600))
+    assert in_file(path) == [ip(300)]
+    assert ip(300) not in caplog.text
+
+
 async def test_damaged_rows_are_passed_over_wherever_they_stand(path):
     """A thousand damaged rows in front of the good ones do not hide them, nor those that expire."""
     await fill(path, [*signals(1500, expires_at=soon(3600)), *signals(5, start=5000, expires_at=soon(3600))])

@@ -98,12 +98,11 @@ def _settled(key: int, fields: dict[str, object]) -> Settled:
 
 def stats(path: str | os.PathLike[str]) -> FileStatistics:
     """Count what the file holds."""
-    waiting, oldest = {}, {}
+    oldest = {}
     with _reading(path) as db:
+        waiting = rows.count(db)
         for level in RiskLevel:
-            span = rows.span(level)
-            waiting[level] = rows.value_of(db.execute("SELECT count(*) FROM signals WHERE id > ? AND id < ?", span))
-            if first := next(_waiting(db, path, *span), None):
+            if first := next(_waiting(db, path, *rows.span(level)), None):
                 oldest[level] = first.enqueued_at
         now = rows.to_int(datetime.now(UTC))
         sql = "SELECT count(*) FROM signals WHERE expires_at BETWEEN ? AND ?"
@@ -142,7 +141,7 @@ def import_signals(path: str | os.PathLike[str], signals: Iterable[RiskSignal]) 
     """
     count = 0
     with _changing(path) as db:
-        number = (rows.value_of(db.execute("SELECT max(id & ?) FROM signals", (rows.NUMBER,))) or 0) + 1
+        number = rows.newest(db) + 1
         left = iter(signals)
         while chunk := list(islice(left, _SLICE)):
             for signal in chunk:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from ...capacity import Capacity
 from ...errors import QueueFull, StoreError
@@ -12,8 +12,8 @@ from ...log import log_fields
 from ...queue import Queue, WhenFull
 from ...receipts import Expired, Receipt
 from ...signals import RiskLevel, RiskSignal
-from .. import Store
 from .backlog import Backlog
+from .store import SqliteStore
 
 logger = logging.getLogger("riskbatch")
 
@@ -36,7 +36,7 @@ class StoredAdmission:
     """
 
     def __init__(
-        self, store: Store, queue: Queue, backlog: Backlog, capacity: Capacity, *, when_full: WhenFull
+        self, store: SqliteStore, queue: Queue, backlog: Backlog, capacity: Capacity, *, when_full: WhenFull
     ) -> None:
         self._store = store
         self._queue = queue
@@ -201,44 +201,38 @@ class StoredAdmission:
 
     async def _bring_in(self, signals: Sequence[RiskSignal], kept: int) -> list[Receipt]:
         """Admit *signals*, for which *kept* places are promised, once the store has them."""
+        rows: Sequence[int] = ()
+        is_entering = False
         self._writing += 1
         try:
-            rows, looked = await self._write(signals, kept)
-            try:
+            rows = await self._backlog.add(signals)
+            async with self._looking_up(signals):
+                is_entering = True
                 return self._enter(signals, rows, kept)
-            finally:
-                if looked:
-                    self._backlog.forget_found()
-                    self._backlog.lock.release()
+        except BaseException:
+            if not is_entering:
+                await self._backlog.withdraw(rows)
+                self._capacity.release(kept)
+                self._capacity.let_in()
+            raise
         finally:
             self._writing -= 1
 
-    async def _write(self, signals: Sequence[RiskSignal], kept: int) -> tuple[Sequence[int], bool]:
-        """Return the rows of *signals*, and whether something was looked up on disk: then the lock is held."""
-        rows: Sequence[int] = ()
-        try:
-            rows = await self._backlog.add(signals)
-            must_look = self._looks and (self._backlog.size > 0 or self._backlog.lock.locked())
-            if must_look:
-                await self._look_up(signals)
-        except BaseException:
-            await self._backlog.withdraw(rows)
-            self._capacity.release(kept)
-            self._capacity.let_in()
-            raise
-        return rows, must_look
-
-    async def _look_up(self, signals: Sequence[RiskSignal]) -> None:
-        """Know, or have in memory, what *signals* may supersede or shed, though it was on disk. Takes the lock."""
-        await self._backlog.lock.acquire()
-        try:
-            if self._coalesces:
-                await self._backlog.find(signals)
-            while self._sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST]):
-                pass  # while one level was loaded, another may have been sent
-        except BaseException:
-            self._backlog.lock.release()
-            raise
+    @asynccontextmanager
+    async def _looking_up(self, signals: Sequence[RiskSignal]) -> AsyncIterator[None]:
+        """In the block, know or have in memory what *signals* may supersede or shed, though it was on disk."""
+        if not self._looks or not (self._backlog.size or self._backlog.lock.locked()):
+            yield
+            return
+        async with self._backlog.lock:
+            try:
+                if self._coalesces:
+                    await self._backlog.find(signals)
+                while self._sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST]):
+                    pass  # while one level was loaded, another may have been sent
+                yield
+            finally:
+                self._backlog.forget_found()
 
     def _enter(self, signals: Sequence[RiskSignal], rows: Sequence[int], kept: int) -> list[Receipt]:
         self._capacity.release(kept)

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import compress, islice
 from weakref import WeakValueDictionary
 
 from ...books import deadline
@@ -20,8 +20,9 @@ from ...prioritizer import Prioritizer
 from ...queue import SLICE
 from ...receipts import Receipt
 from ...signals import RiskLevel, RiskSignal
-from .. import Store, StoredSignal
+from .. import StoredSignal
 from .receipt_rows import ReceiptRows
+from .store import SqliteStore
 
 HEAD = 2_000  # signals of a level in memory from which on newcomers stay on disk
 CHUNK = 250  # signals loaded at once: some 2 ms of the event loop
@@ -43,7 +44,7 @@ class Backlog:
         lock: Held while somebody looks at rows on disk and then acts.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqliteStore) -> None:
         self.on_disk: dict[RiskLevel, int] = dict.fromkeys(RiskLevel, 0)
         self.expires_at: float = math.inf
         self.lock: asyncio.Lock = asyncio.Lock()
@@ -77,14 +78,11 @@ class Backlog:
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
         """Return the rows of *signals* once the store has them; 0 for those that have expired, which it need not."""
-        if not any(signal.expires_at for signal in signals):
-            rows = await self._store.add(signals)
-        else:
-            now = datetime.now(UTC)
-            past = [signal.expires_at is not None and signal.expires_at <= now for signal in signals]
-            lasting = [signal for signal, is_past in zip(signals, past, strict=True) if not is_past]
-            added = iter(await self._store.add(lasting) if lasting else ())
-            rows = [0 if is_past else next(added) for is_past in past]
+        now = datetime.now(UTC)
+        lasts = [signal.expires_at is None or signal.expires_at > now for signal in signals]
+        lasting = list(compress(signals, lasts))
+        added = iter(await self._store.add(lasting) if lasting else ())
+        rows = [next(added) if is_lasting else 0 for is_lasting in lasts]
         self._coming.update(rows)
         self._coming.discard(0)
         return rows

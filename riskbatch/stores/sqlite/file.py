@@ -5,18 +5,19 @@ The file of a `SqliteStore`: its schema and versions, how it is made, opened, ch
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from attrs import frozen
+
 from ...errors import StoreError
 from ...log import log_fields
 from ...signals import RiskLevel
-from .. import Snapshot
 from .lock import Ownership
-from .rows import NUMBER, TIMES, span, to_time, value_of
+from .rows import TIMES, count, newest, to_time, value_of
 
 logger = logging.getLogger("riskbatch")
 
@@ -25,6 +26,7 @@ Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 SQLITE = (3, 33, 0)  # the first with UPDATE FROM, of 2020
 APPLICATION_ID = 0x52424154  # "RBAT", in the file's header
 VERSION = 2
+# Only earlier versions wrote into it. imports.py reads it, so that what they had begun is not sent twice.
 _FEEDS = """
 CREATE TABLE feeds (
     name TEXT PRIMARY KEY,  -- the path of what `riskbatch send` reads
@@ -84,6 +86,22 @@ _PLAIN = frozenset(
         "unable to open database file",
     }
 )
+
+
+@frozen
+class Snapshot:
+    """
+    What a store held when it was opened.
+
+    Attributes:
+        newest: The largest row in use; 0 if there is none.
+        waiting: How many signals wait, by level.
+        next_expiry: The earliest `expires_at` among them.
+    """
+
+    newest: int
+    waiting: Mapping[RiskLevel, int]
+    next_expiry: datetime | None
 
 
 # -- its life
@@ -170,17 +188,12 @@ def create(path: str) -> None:
 
 def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
     """Note that the file has an owner again, and return what it holds."""
-    waiting, newest = {}, 0
-    for level in RiskLevel:
-        between = "FROM signals WHERE id > ? AND id < ?", span(level)
-        waiting[level] = value_of(db.execute(f"SELECT count(*) {between[0]}", between[1]))
-        last = value_of(db.execute(f"SELECT max(id) {between[0]}", between[1]))
-        newest = max(newest, (last or 0) & NUMBER)
+    last = newest(db)
     sql = "SELECT clean, suspect_until FROM state WHERE typeof(clean) = 'integer' AND typeof(suspect_until) = 'integer'"
     # Without its row, the file was damaged. Who was killed cannot have said what was in flight.
-    clean, suspect_until = db.execute(sql).fetchone() or (0, newest)
-    if not clean or newest == 0:  # with nothing left, the numbers begin again
-        suspect_until = newest
+    clean, suspect_until = db.execute(sql).fetchone() or (0, last)
+    if not clean or last == 0:  # with nothing left, the numbers begin again
+        suspect_until = last
     with transaction(db):
         db.execute("DELETE FROM state")
         db.execute("INSERT INTO state VALUES (0, ?)", (suspect_until,))
@@ -190,7 +203,7 @@ def mark_open(db: sqlite3.Connection, *, by_address: bool) -> Snapshot:
             db.execute("CREATE INDEX IF NOT EXISTS signals_by_ip ON signals (ip)")
         else:
             db.execute("DROP INDEX IF EXISTS signals_by_ip")
-    return Snapshot(newest, waiting, next_expiry(db, TIMES[0]))
+    return Snapshot(last, count(db), next_expiry(db, TIMES[0]))
 
 
 def mark_closed(db: sqlite3.Connection) -> None:
@@ -272,21 +285,16 @@ def rebuild(path: str, damage: str) -> None:
                     pass
     except sqlite3.DatabaseError:
         raise StoreError(f"{path} is damaged: {damage}") from None
-    _drop_indexes(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")  # DROP INDEX would read the indexes, which cannot be done
+        db.execute("DELETE FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+        db.execute("PRAGMA writable_schema=RESET")
         db.execute("VACUUM")
         db.executescript(_INDEXES)
     if damage_left := find_damage(path):
         raise StoreError(f"{path} is damaged: {damage_left}")
     text = "%s was damaged (%s); its indexes have been made anew, and its signals are whole"
     logger.warning(text, path, damage, extra=log_fields("store_rebuilt", reason=damage))
-
-
-def _drop_indexes(path: str) -> None:
-    """Take the indexes out of the schema without reading them, which cannot be done."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA writable_schema=ON")
-        db.execute("DELETE FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
 
 
 def reason(error: Exception) -> str:

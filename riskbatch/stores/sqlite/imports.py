@@ -50,11 +50,10 @@ class Imported:
 class Import:
     """An import under way, within the transaction of `importing`."""
 
-    def __init__(self, db: sqlite3.Connection, path: str) -> None:
+    def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self._path = path
         db.execute(_TABLE)
-        self._next = (rows.value_of(db.execute("SELECT max(id & ?) FROM signals", (rows.NUMBER,))) or 0) + 1
+        self._next = rows.newest(db) + 1
 
     def same(self, digest: str) -> Imported | None:
         """Return the import of the very same content, read in the same way."""
@@ -77,15 +76,13 @@ class Import:
 
     def add(self, signals: Sequence[RiskSignal]) -> None:
         """Add *signals*, as the newest of their levels."""
-        with _telling(self._path):
-            rows.insert(self._db, list(enumerate(signals, self._next)))
+        rows.insert(self._db, list(enumerate(signals, self._next)))
         self._next += len(signals)
 
     def finish(self, name: str, found: Imported) -> None:
         """Remember what was taken."""
         values = (found.digest, rows.to_int(datetime.now(UTC)), name, found.size, found.records, found.signals)
-        with _telling(self._path):
-            self._db.execute("INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?, ?, ?)", values)
+        self._db.execute("INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
 @contextmanager
@@ -99,13 +96,8 @@ def importing(path: str | os.PathLike[str]) -> Iterator[Import]:
         StoreError: A client has it open, or it cannot be written.
     """
     real = os.path.realpath(path)
-    with _telling(real), file.owned(real), closing(file.connect(real)) as db, file.transaction(db):
-        yield Import(db, real)
-
-
-@contextmanager
-def _telling(path: str) -> Iterator[None]:
     try:
-        yield
+        with file.owned(real), closing(file.connect(real)) as db, file.transaction(db):
+            yield Import(db)
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {file.reason(error)}") from None
+        raise StoreError(f"{real}: {file.reason(error)}") from None

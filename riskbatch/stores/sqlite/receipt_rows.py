@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 from ...receipts import Abandoned, Receipt, Superseded
-from .. import Store
+from .store import SqliteStore
 
 
 class ReceiptRows:
@@ -18,7 +18,7 @@ class ReceiptRows:
         successors: By place: the receipts that have taken the place of what is superseded next, on disk.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: SqliteStore) -> None:
         self.successors: dict[int, Receipt] = {}
         self._store = store
         self._inherited: WeakKeyDictionary[Receipt, int] = WeakKeyDictionary()
@@ -46,7 +46,7 @@ class ReceiptRows:
     def _inherit(self, row: int, successor: Receipt) -> None:
         """Give *row* to *successor*; or after a restart it would stand behind what it stands before."""
         if self._row(successor) != row:
-            self._store.replace(row, self._row(successor))
+            self._store.replace(successor.signal.risk_level, row, self._row(successor))
             self._inherited[successor] = row
 
     def _row(self, receipt: Receipt) -> int:

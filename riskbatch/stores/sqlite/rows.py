@@ -58,11 +58,6 @@ def key_of(level: RiskLevel, row: int) -> int:
     return BASE[level] + row
 
 
-def keys_of(row: int) -> tuple[int, ...]:
-    """Return the keys that *row* may have; no other row has one of them, since numbers are unique in the file."""
-    return tuple(base + row for base in BASE.values())
-
-
 def span(level: RiskLevel) -> tuple[int, int]:
     """Return the keys between which all of *level* are."""
     return BASE[level], BASE[level] + NUMBER
@@ -122,13 +117,23 @@ def note(db: sqlite3.Connection, tried: Sequence[tuple[int, int, bool]]) -> None
 
 
 def rename(db: sqlite3.Connection, renamed: Sequence[tuple[int, int]]) -> None:
-    """Give each row, which is gone, to the signal of another row of its level; one after the other."""
-    for row, by in renamed:
-        values = (row - by, *keys_of(by))
-        db.execute("UPDATE signals SET id = id + ? WHERE id IN (?, ?, ?)", values)
+    """Give each key, whose row is gone, to the row of another key; one after the other."""
+    db.executemany("UPDATE signals SET id = ? WHERE id = ?", renamed)
 
 
 # -- reading
+
+
+def count(db: sqlite3.Connection) -> dict[RiskLevel, int]:
+    """Count the rows of each level."""
+    sql = "SELECT count(*) FROM signals WHERE id > ? AND id < ?"
+    return {level: value_of(db.execute(sql, span(level))) for level in RiskLevel}
+
+
+def newest(db: sqlite3.Connection) -> int:
+    """Return the largest number in use; 0 if there is none."""
+    sql = "SELECT max(id) FROM signals WHERE id > ? AND id < ?"  # of each level, since an index finds that at once
+    return max((value_of(db.execute(sql, span(level))) or 0) & NUMBER for level in RiskLevel)
 
 
 @frozen
@@ -162,8 +167,9 @@ def columns(names: Iterable[str]) -> str:
     return ", ".join(_TEXT(name) if name in text else _NUMBER(name) for name in names)
 
 
+_FIELDS = (*COLUMNS, "may_have_arrived")
 _READ = f"""
-    SELECT json_group_array(json_array(id, {columns((*COLUMNS, "may_have_arrived"))})),
+    SELECT json_group_array(json_array(id, {columns(_FIELDS)})),
         (SELECT max(suspect_until) FROM state WHERE typeof(suspect_until) = 'integer')
     FROM (SELECT * FROM signals WHERE {{}})
 """  # noqa: S608 - constants
@@ -173,8 +179,8 @@ def read(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> Rows
     """Read the rows *where*, in one step."""
     text, suspect_until = db.execute(_READ.format(where), values).fetchone()
     found, damaged, last = [], {}, 0
-    for count, (key, *fields) in enumerate(json.loads(text)):
-        if count % _BREATH == 0:
+    for index, (key, *fields) in enumerate(json.loads(text)):
+        if index % _BREATH == 0:
             time.sleep(_PAUSE)
         last = key
         try:
@@ -182,9 +188,6 @@ def read(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> Rows
         except InvalidSignal as error:
             damaged[key & NUMBER] = error.field
     return Rows(found, damaged, last)
-
-
-_FIELDS = (*COLUMNS, "may_have_arrived")
 
 
 def _stored(key: int, fields: Mapping[str, object], suspect_until: int | None) -> StoredSignal:
@@ -210,6 +213,8 @@ def to_signal(key: int, fields: Mapping[str, object]) -> RiskSignal:
     Raises:
         InvalidSignal: It cannot be read; the error names the field, and has no value.
     """
+    if not 0 <= key >> SHIFT < len(LEVELS):
+        raise InvalidSignal("id", None, "readable")
     ip, message = text("ip", fields), None if fields["message"] is None else text("message", fields)
     seen = moment("timestamp", fields)
     expires_at = None if fields["expires_at"] is None else moment("expires_at", fields)

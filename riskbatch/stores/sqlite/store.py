@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -13,19 +12,36 @@ from functools import partial
 from typing import Any, TypeVar, get_args
 
 import attrs
+from attrs import frozen
 
 from ...errors import ConfigurationError, StoreError
 from ...log import log_fields
 from ...receipts import Receipt
 from ...signals import RiskLevel, RiskSignal
-from .. import Chunk, Snapshot, StoredSignal
+from .. import StoredSignal
 from . import file, rows
-from .file import Synchronous
+from .file import Snapshot, Synchronous
 from .writer import Read, Stop, Write, Writer
 
 logger = logging.getLogger("riskbatch")
 
 _T = TypeVar("_T")
+
+
+@frozen
+class Chunk:
+    """
+    The next signals of a level.
+
+    Attributes:
+        signals: Oldest first.
+        damaged: How many rows between them cannot be read; they stay in the store and are reported there.
+        last: The row up to which this and the chunks before it have the whole level.
+    """
+
+    signals: Sequence[StoredSignal]
+    damaged: int
+    last: int
 
 
 class SqliteStore:
@@ -70,7 +86,6 @@ class SqliteStore:
         self._synchronous = synchronous
         self._keep = keep_settled
         self._writer: Writer | None = None
-        self._thread: threading.Thread | None = None
         self._next = 1  # the number of the next signal
         self._damaged: set[int] = set()  # rows that were reported
 
@@ -78,13 +93,17 @@ class SqliteStore:
         return f"<SqliteStore {self.path} {'open' if self._writer else 'closed'}>"
 
     async def open(self, *, by_address: bool = False) -> Snapshot:
-        """See `Store.open`."""
+        """
+        Become the only owner, or raise. If this is cancelled, the store is not open.
+
+        Args:
+            by_address: Whether `find` will be called.
+        """
         if self._writer is not None:
             raise StoreError(f"{self.path} is already open")
         writer = Writer(self.path, self._synchronous, self._keep, asyncio.get_running_loop(), by_address=by_address)
-        self._writer, self._ended, self._damaged = writer, writer.ended, set()
-        self._thread = threading.Thread(target=writer.run, name=f"riskbatch store {self.path}", daemon=True)
-        self._thread.start()
+        self._writer, self._damaged = writer, set()
+        writer.thread.start()
         try:
             snapshot = await writer.opened
         except BaseException:
@@ -96,7 +115,12 @@ class SqliteStore:
     # -- writing
 
     async def add(self, signals: Sequence[RiskSignal]) -> Sequence[int]:
-        """See `Store.add`."""
+        """
+        Return the rows of *signals*, in their order, once all of them would survive a crash.
+
+        Callers that wait at the same time share a write, and resume in the order of their rows. If the call is
+        cancelled, the signals are gone when it raises.
+        """
         first = self._next
         added = range(first, first + len(signals))
         done = self._write(rows.insert, list(zip(added, signals, strict=True)))
@@ -108,9 +132,9 @@ class SqliteStore:
             raise
         return added
 
-    async def withdraw(self, rows_: Sequence[int]) -> None:
-        """See `Store.withdraw`."""
-        keys = [key for row in rows_ for key in rows.keys_of(row)]
+    async def withdraw(self, withdrawn: Sequence[int]) -> None:
+        """Return when *withdrawn* are gone, however often the call is cancelled meanwhile."""
+        keys = [rows.key_of(level, row) for row in withdrawn for level in RiskLevel]  # of these, one is in the file
         if not keys:
             return
         with suppress(StoreError):
@@ -123,18 +147,18 @@ class SqliteStore:
                 logger.error(text, self.path, extra=found)
 
     def settle(self, ended: Sequence[tuple[int, Receipt]]) -> None:
-        """See `Store.settle`."""
+        """Forget rows, each given with its receipt, which has its outcome. Failures are logged and retried."""
         if self._keep is None:
             self._owe(rows.forget, [_key(row, receipt) for row, receipt in ended])
         else:
             self._owe(rows.keep, [(_key(row, receipt), *_outcome(receipt)) for row, receipt in ended])
 
-    def replace(self, row: int, by: int) -> None:
-        """See `Store.replace`."""
-        self._owe(rows.rename, [(row, by)])
+    def replace(self, level: RiskLevel, row: int, by: int) -> None:
+        """Give *row* of *level*, which is settled, to the signal of the row *by* of that level; *by* is gone then."""
+        self._owe(rows.rename, [(rows.key_of(level, row), rows.key_of(level, by))])
 
     def note(self, tried: Sequence[tuple[int, Receipt]]) -> None:
-        """See `Store.note`."""
+        """Remember `attempts` and `may_have_arrived` of rows, each given with its receipt, soon."""
         self._owe(rows.note, [(_key(row, each), each.attempts, each.may_have_arrived) for row, each in tried])
 
     def _owe(self, apply: Callable[[sqlite3.Connection, list[Any]], None], written: list[Any]) -> None:
@@ -159,7 +183,7 @@ class SqliteStore:
     # -- reading
 
     async def load(self, level: RiskLevel, after: int, until: int, limit: int) -> Chunk:
-        """See `Store.load`."""
+        """Return the oldest signals of *level* with *after* < row <= *until*; none only if there are no more."""
         damaged = 0
         while True:
             where = "id > ? AND id <= ? ORDER BY id LIMIT ?"
@@ -171,12 +195,12 @@ class SqliteStore:
                 return Chunk(found.signals, damaged, after)
 
     async def find(self, ips: Sequence[str]) -> Sequence[StoredSignal]:
-        """See `Store.find`."""
+        """Return the signals for any of *ips*."""
         found = await self._read("ip IN (SELECT value FROM json_each(?))", (json.dumps(list(ips)),))
         return found.signals
 
     async def due(self, until: datetime, limit: int) -> tuple[Sequence[StoredSignal], datetime | None]:
-        """See `Store.due`."""
+        """Return up to *limit* signals that expire by *until*, and when the first expires that does so later."""
         time = rows.to_int(until)
         where = """
             expires_at >= ? AND expires_at <= ? AND id & ? NOT IN (SELECT value FROM json_each(?))
@@ -202,18 +226,18 @@ class SqliteStore:
     # -- the end
 
     async def close(self) -> None:
-        """See `Store.close`."""
-        if self._writer is None:
+        """Write what is owed, and give up the ownership. Does nothing if the store is not open."""
+        writer = self._writer
+        if writer is None:
             return
         self.abort()
-        while not self._ended.done():
+        while not writer.ended.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.wait({self._ended})
-        assert self._thread is not None  # noqa: S101 - it was open
-        self._thread.join()  # it has nothing left to do but to return
+                await asyncio.wait({writer.ended})
+        writer.thread.join()  # it has nothing left to do but to return
 
     def abort(self) -> None:
-        """See `Store.abort`."""
+        """Begin to close without waiting, where nothing can be awaited any more."""
         if self._writer is not None:
             self._writer.operations.put(Stop())
             self._writer = None

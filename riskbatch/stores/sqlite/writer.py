@@ -9,6 +9,7 @@ import asyncio
 import logging
 import queue
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +23,6 @@ from attrs import define
 
 from ...errors import StoreError
 from ...log import log_fields
-from .. import Snapshot
 from . import file
 from .rows import to_int, value_of
 
@@ -31,6 +31,7 @@ logger = logging.getLogger("riskbatch")
 _T = TypeVar("_T")
 GROUP = 256  # rows a transaction: those who wait for them wake in one turn of the event loop, in some 3 ms
 _RETRY = 1.0  # seconds until an owed write that failed is tried again
+_FAILURES = (StoreError, sqlite3.Error, OSError)
 _TIDY = 5.0  # seconds between two looks at what the file no longer needs, and whether it is still there
 
 
@@ -78,6 +79,13 @@ class Writer:
         keep: How long settled signals stay.
         loop: On which the futures are.
         by_address: Whether signals will be found by their addresses.
+
+    Attributes:
+        thread: Has the file open, once it is started.
+        operations: What it serves.
+        refusal: Why nothing is served any more.
+        opened: What the file held; or why it could not be opened.
+        ended: Whether the file is closed.
     """
 
     def __init__(
@@ -90,9 +98,10 @@ class Writer:
         by_address: bool,
     ) -> None:
         self.path = path
+        self.thread = threading.Thread(target=self._run, name=f"riskbatch store {path}", daemon=True)
         self.operations: queue.SimpleQueue[Operation] = queue.SimpleQueue()
-        self.refusal: str | None = None  # why nothing is served any more
-        self.opened: asyncio.Future[Snapshot] = loop.create_future()
+        self.refusal: str | None = None
+        self.opened: asyncio.Future[file.Snapshot] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._synchronous = synchronous
         self._keep = keep
@@ -103,7 +112,7 @@ class Writer:
         self._is_behind = False  # what is owed could not be written, and that was logged
         self._tidy_at = 0.0
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Open the file and serve; the body of the thread."""
         try:
             with file.owned(self.path) as self._owner, closing(file.connect(self.path, self._synchronous)) as self._db:
@@ -113,7 +122,7 @@ class Writer:
                 self._serve()
                 self._owner.check()
                 file.mark_closed(self._db)
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             self._call(self._end, self._failure(error))
         except BaseException as error:
             found = log_fields("store_failed", reason=type(error).__name__)
@@ -137,10 +146,10 @@ class Writer:
         """Give *results*, on the event loop, to those who wait; those of one transaction in a turn of the loop."""
         self._undelivered.append(results)
         if len(self._undelivered) == 1:
-            self._deliver_first()
+            self._loop.call_soon(self._deliver_first)
 
     def _deliver_first(self) -> None:
-        for done, result in self._undelivered[0]:  # in the order in which those who wait shall go on
+        for done, result in self._undelivered.popleft():  # in the order in which those who wait shall go on
             if done.done():  # cancelled
                 continue
             if isinstance(result, BaseException):
@@ -148,12 +157,8 @@ class Writer:
                 done.exception()  # whoever was cancelled does not look
             else:
                 done.set_result(result)
-        self._loop.call_soon(self._deliver_next)
-
-    def _deliver_next(self) -> None:
-        self._undelivered.popleft()
         if self._undelivered:
-            self._deliver_first()
+            self._loop.call_soon(self._deliver_first)
 
     def _failure(self, error: Exception) -> StoreError:
         return error if isinstance(error, StoreError) else StoreError(f"{self.path}: {file.reason(error)}")
@@ -201,35 +206,29 @@ class Writer:
     def _write(self, writes: Sequence[Write]) -> None:
         """Write all or, if that fails, one after the other: what is settled may make room for what comes."""
         self._owed = []
-        try:
-            self._repairing(lambda: self._transact(writes))
-        except (StoreError, sqlite3.Error, OSError) as error:
-            if len(writes) > 1:
-                for write in writes:
-                    self._write_alone(write, error)
-            else:
-                self._put_off(writes[0], error)
-        else:
-            self._post(_results(writes, None))
+        failure = self._try(writes)
+        for write in writes if failure else ():
+            alone = failure
+            if len(writes) > 1 and not (write.is_owed and self._owed):  # what is owed keeps its order
+                alone = self._try([write])
+            if alone:
+                self._put_off(write, alone)
         if self._is_behind and not self._owed:
             self._is_behind = False
             found = log_fields("store_recovered")
             logger.warning("%s has been told of all that is settled", self.path, extra=found)
 
-    def _write_alone(self, write: Write, error_before: Exception) -> None:
-        if write.is_owed and self._owed:  # those before it come first
-            self._put_off(write, error_before)
-            return
+    def _try(self, writes: Sequence[Write]) -> StoreError | None:
+        """Write all and tell those who wait, or return why nothing was written."""
         try:
-            self._repairing(lambda: self._transact([write]))
-        except (StoreError, sqlite3.Error, OSError) as error:
-            self._put_off(write, error)
-        else:
-            self._post(_results([write], None))
+            self._repairing(lambda: self._transact(writes))
+        except _FAILURES as error:
+            return self._failure(error)
+        self._post(_results(writes, None))
+        return None
 
-    def _put_off(self, write: Write, error: Exception) -> None:
+    def _put_off(self, write: Write, failure: StoreError) -> None:
         """Tell who waits for *write* that it failed; if it is owed, it is tried again every second."""
-        failure = self._failure(error)
         self._post(_results([write], failure))
         if not write.is_owed:
             return
@@ -249,7 +248,7 @@ class Writer:
         result: Any
         try:
             result = self._repairing(lambda: read.question(self._db))
-        except (StoreError, sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             result = self._failure(error)
         except Exception as error:
             result = StoreError(f"{self.path}: {type(error).__name__}")

@@ -287,6 +287,19 @@ async def test_a_high_is_never_shed_while_a_low_waits_in_the_store_only(okta, pa
         assert balanced(c)
 
 
+async def test_what_a_newcomer_supersedes_may_be_loaded_to_be_shed(okta, path, small_memory):
+    """With `coalesce` and "shed", a signal on disk that is loaded while a newer one comes ends once all the same."""
+    await leave(okta, path, signals(300))
+    options = {"transport": Holding(), "limit": SLOW, "close_timeout": 0.0, "capacity": 300, "when_full": "shed"}
+    async with client(okta, rb.SqliteStore(path), coalesce=True, **options) as c:
+        await asyncio.sleep(0.05)  # the first request takes twenty of the loaded
+        receipts = await c.enqueue_many([*signals(100, "HIGH", 1000), *signals(100, "HIGH", 200)])
+        assert not any(receipt.done() for receipt in receipts)
+        assert (c.statistics().shed, c.statistics().superseded) == (100, 100)
+        assert balanced(c)
+    assert len(in_file(path)) == c.statistics().abandoned == 300
+
+
 async def test_a_large_backlog_starts_at_once(okta, path):
     """A backlog of 200,000 is open at once, and is not held in memory."""
     await leave(okta, path, signals(1))

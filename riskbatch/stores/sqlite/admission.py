@@ -226,10 +226,11 @@ class StoredAdmission:
             return
         async with self._backlog.lock:
             try:
-                if self._coalesces:
-                    await self._backlog.find(signals)
-                while self._sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST]):
-                    pass  # while one level was loaded, another may have been sent
+                must_look = True
+                while must_look:  # while a level is loaded, another may be sent, and what was found may be loaded
+                    if self._coalesces:
+                        await self._backlog.find(signals)
+                    must_look = self._sheds and any([await self._fill(level, len(signals)) for level in _LOWEST_FIRST])
                 yield
             finally:
                 self._backlog.forget_found()

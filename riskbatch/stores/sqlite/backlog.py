@@ -94,8 +94,8 @@ class Backlog:
 
     async def find(self, signals: Sequence[RiskSignal]) -> None:
         """Look up what is on disk for the addresses of *signals*, which come in next. The caller holds the lock."""
-        found = await self._store.find([signal.ip for signal in signals])
         until = self._until()
+        found = await self._store.find([signal.ip for signal in signals])
         self._older = {}
         for stored in sorted(found, key=lambda stored: stored.row):
             if self._loaded[stored.signal.risk_level] < stored.row <= until:
@@ -182,11 +182,11 @@ class Backlog:
 
     async def due(self) -> list[Receipt]:
         """Return receipts of what has expired on disk, and is there no longer. The caller holds the lock."""
+        until = self._until()  # what comes in while the file is read may have been settled as expired already
         found, later = await self._store.due(datetime.now(UTC), SLICE)
         self._expect(later)
-        if len(found) == SLICE:
+        if len(found) == SLICE or any(each.row > until for each in found):
             self.expires_at = self._loop.time() + _SOON
-        until = self._until()
         on_disk = (each for each in found if self._loaded[each.signal.risk_level] < each.row <= until)
         expired = [self._receipt(each) for each in on_disk]
         self._leave_disk(expired)

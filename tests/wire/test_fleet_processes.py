@@ -359,6 +359,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
     async with AsyncExitStack() as stack:
         engine = stack.enter_context(LocalEngine(tmp_path / "data", *options))
         okta = await stack.enter_async_context(OktaEmulator(limit=1000, period=PERIOD))
+        calm = {"lease": 5.0}  # a part of it is the timeout of a connection, and a handshake takes its time
         target = {
             "password": f"valkey://:sesame@127.0.0.1:{engine.port}/0",
             "acl": f"valkey://risk:sesame@127.0.0.1:{engine.port}/0",
@@ -367,7 +368,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
         if kind == "tls":
             port, authority = await stack.enter_async_context(tls_in_front_of(engine, tmp_path))
             with pytest.raises(rb.StoreError, match="certificate"):
-                await client(okta, f"valkeys://localhost:{port}/0").__aenter__()
+                await client(okta, f"valkeys://localhost:{port}/0", store=calm).__aenter__()
             target = f"valkeys://localhost:{port}/0?ssl_ca_certs={authority}"
         elif kind == "cluster":
             engine.client().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -386,7 +387,7 @@ async def test_every_way_to_an_engine(tmp_path, kind, caplog):
             stack.push_async_callback(target.aclose)
             for one in sentinel.sentinels:
                 stack.push_async_callback(one.aclose)
-        async with client(okta, target) as c:
+        async with client(okta, target, store=calm) as c:
             receipts = await c.enqueue_many([rb.RiskSignal(f"10.0.0.{i}", "HIGH") for i in range(25)])
             assert {type(await receipt) for receipt in receipts} == {rb.Accepted}
             assert "sesame" not in repr(c._options["store"])

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import async_solipsism
 import pytest
 from attrs import define
-from budget import THOROUGH, budget
+from budget import budget
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -459,7 +459,5 @@ def test_the_queue_does_what_a_sorted_list_would(when_full, coalesce):
     machine = type("Machine", (QueueMachine,), {"when_full": when_full, "coalesce": coalesce})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=budget(15, 1000), stateful_step_count=40, deadline=None, derandomize=not THOROUGH
-        ),
+        settings=settings(max_examples=budget(15, 1000), stateful_step_count=40, deadline=None, derandomize=True),
     )

@@ -41,13 +41,24 @@ class Capacity:
         if self._closed is not None:
             raise ClientClosed(self._closed)
 
-    def full(self) -> QueueFull:
+    def refusal(self) -> QueueFull:
         """Return the error of a newcomer for which there is no room."""
         return QueueFull(f"{self.places} signals are unsettled (capacity {self.places})")
 
     def promise(self, places: int) -> None:
         """Keep *places* for newcomers that will come in."""
         self._promised += places
+
+    def promise_all(self, places: int) -> None:
+        """
+        Keep *places* for newcomers that will come in, all or none.
+
+        Raises:
+            QueueFull: There is no room for all.
+        """
+        if places > self.room:
+            raise QueueFull(f"{places} signals find room for {max(0, self.room)}")
+        self.promise(places)
 
     def release(self, places: int) -> None:
         """Keep *places* no more: their newcomers come in now, or never."""

@@ -16,7 +16,6 @@ from .alarm import Alarm
 from .batcher import Batch
 from .books import Books
 from .capacity import Capacity
-from .errors import QueueFull
 from .okta.risk_events import MAX_EVENTS
 from .prioritizer import Prioritizer, since
 from .receipts import Abandoned, Expired, Outcome, Receipt, Shed, Superseded
@@ -120,7 +119,7 @@ class Queue:
         """
         self._capacity.check_open()
         if self._when_full != "shed" and not self._has_place_for(signal):
-            raise self._capacity.full()
+            raise self._capacity.refusal()
         return self.enter(signal)
 
     async def admit(self, signal: RiskSignal, timeout: float | None = None) -> Receipt:
@@ -128,7 +127,7 @@ class Queue:
         self._capacity.check_open()
         if self._when_full != "shed" and not self._has_place_for(signal):
             if self._when_full == "reject":
-                raise self._capacity.full()
+                raise self._capacity.refusal()
             await self._capacity.wait(signal.risk_level, timeout)
             self._capacity.release(1)
         return self.enter(signal)
@@ -139,9 +138,7 @@ class Queue:
         kept = 0  # places that nobody else can take between two slices
         if self._when_full == "reject":
             kept = len(signals)
-            if kept > self._capacity.room:
-                raise QueueFull(f"{kept} signals find room for {max(0, self._capacity.room)}")
-        self._capacity.promise(kept)
+            self._capacity.promise_all(kept)
         receipts: list[Receipt] = []
         try:
             for signal in signals:

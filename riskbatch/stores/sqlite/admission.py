@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from ...capacity import Capacity
-from ...errors import QueueFull, StoreError
+from ...errors import StoreError
 from ...log import log_fields
 from ...queue import Queue, WhenFull
 from ...receipts import Expired, Receipt
@@ -141,9 +141,7 @@ class StoredAdmission:
         reserved = 0  # places that nobody else can take between two writes
         if self._when_full == "reject":
             reserved = len(signals)
-            if reserved > self._capacity.room:
-                raise QueueFull(f"{reserved} signals find room for {max(0, self._capacity.room)}")
-        self._capacity.promise(reserved)
+            self._capacity.promise_all(reserved)
         receipts: list[Receipt] = []
         try:
             while len(receipts) < len(signals):
@@ -176,7 +174,7 @@ class StoredAdmission:
         if self._has_place_for(signal) or await self._supersedes_on_disk(signal):
             self._capacity.promise(1)
         elif self._when_full == "reject":
-            raise QueueFull(f"{self._capacity.places} signals are unsettled (capacity {self._capacity.places})")
+            raise self._capacity.refusal()
         else:
             await self._capacity.wait(signal.risk_level, timeout)
         return 1
